@@ -1,0 +1,214 @@
+"""The spec of a study: everything that is decided before it runs, in one YAML file.
+
+`load_spec` reads, expands and checks it. Two conveniences keep long specs short, and both are
+resolved before any check, so what is checked is what runs:
+
+- `for: {lr: [0.002, 0.004]}` on an arm or contrast repeats it once per combination, putting each
+  value where `{lr}` stands (in the arm's name too);
+- a stage in an arm may be a name from `stages`, or `{use: name, ...}` with fields replaced.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from frontload.corpus.config import Problems, Select, SourceConfig, Union
+from frontload.evaluate.config import EvaluationConfig
+from frontload.model.config import ModelConfig, TokenizerConfig
+from frontload.strict import Strict
+from frontload.train.config import StageConfig
+
+Metric = Literal["accuracy", "gold_nll", "bits_per_byte"]
+Column = Literal["tokens", "supervised_tokens", "reasoning_tokens", "pretrain_tokens", "sft_tokens"]
+
+
+class NamedStage(StageConfig):
+    """A stage of an arm after templates are resolved."""
+
+    name: str
+
+
+class Contrast(Strict):
+    """A claim about arms, written before the run, and what would decide it.
+
+    The effect is metric(treatment) - metric(control); with `minus`, a difference of differences.
+    Several arms on one side are averaged. `margin` is the smallest effect worth claiming, in the
+    metric's unit (accuracy: points of 100). `expect: same` is judged by equivalence within it.
+    """
+
+    name: str
+    question: str
+    """Heading under which the report lists it."""
+    treatment: tuple[str, ...] = Field(min_length=1)
+    control: tuple[str, ...] = Field(min_length=1)
+    minus: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    """(treatment, control) of the difference to subtract."""
+    metric: Metric = "accuracy"
+    on: tuple[str, ...] = Field(min_length=1)
+    """Benchmarks (accuracy, gold_nll) or held-out texts (bits_per_byte), averaged by family."""
+    expect: Literal["higher", "lower", "same", "unknown"]
+    margin: float = Field(default=0.0, ge=0)
+    equal: tuple[Column, ...] = ()
+    """Ledger columns in which both sides must agree, or the comparison is refused."""
+    unequal: str = ""
+    """Why budgets differ on purpose; required when `equal` is empty."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_is_a_list(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        listed = {
+            key: [raw[key]]
+            for key in ("treatment", "control", "on", "equal")
+            if isinstance(raw.get(key), str)
+        }
+        if isinstance(raw.get("minus"), dict):
+            sides = [raw["minus"].get(key) for key in ("treatment", "control")]
+            listed["minus"] = [[side] if isinstance(side, str) else side for side in sides]
+        return {**raw, **listed}
+
+    @model_validator(mode="after")
+    def _judgeable(self) -> Self:
+        if self.expect == "same" and self.margin == 0:
+            raise ValueError("expect: same needs a `margin` within which two arms count as equal")
+        if not self.equal and not self.unequal:
+            raise ValueError("name the ledger columns that must be `equal`, or say why `unequal`")
+        return self
+
+    def weights(self) -> dict[str, float]:
+        """Arm -> weight; the effect is the weighted sum of the arms' metrics."""
+        sides = [(self.treatment, 1.0), (self.control, -1.0)]
+        if self.minus is not None:
+            sides += [(self.minus[0], -1.0), (self.minus[1], 1.0)]
+        weights: dict[str, float] = {}
+        for arms, sign in sides:
+            for arm in arms:
+                weights[arm] = weights.get(arm, 0.0) + sign / len(arms)
+        return {arm: weight for arm, weight in weights.items() if weight}
+
+
+class EngineConfig(Strict):
+    """How stages are executed on this machine; never part of a stage's identity."""
+
+    workers: int | None = Field(default=None, gt=0)
+    """Stages at once: one per GPU, or per core on a machine without, unless given."""
+    threads: int = Field(default=1, gt=0)
+    """CPU threads of each stage."""
+    processes_per_stage: int = Field(default=1, gt=0)
+    """Above 1, a stage runs under torchrun with FSDP2 over that many processes."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class StudySpec(Strict):
+    """A whole study."""
+
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    seeds: tuple[int, ...] = Field(min_length=1)
+    model: ModelConfig
+    tokenizer: TokenizerConfig
+    sources: dict[str, SourceConfig]
+    arms: dict[str, tuple[NamedStage, ...]]
+    evaluation: EvaluationConfig
+    contrasts: tuple[Contrast, ...] = ()
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: each seed once")
+        for name in self.tokenizer.train_on:
+            _known("tokenizer.train_on", name, self.sources)
+        for name, source in self.sources.items():
+            parts = source.of if isinstance(source, Union) else ()
+            parts = (source.of,) if isinstance(source, Select) else parts
+            for part in parts:
+                _known(f"sources.{name}.of", part, self.sources)
+        for arm, stages in self.arms.items():
+            for stage in stages:
+                for source in stage.sources:
+                    _known(f"arms.{arm}.{stage.name}.mixture", source, self.sources)
+        for name, benchmark in self.evaluation.benchmarks.items():
+            if benchmark.source:
+                where = f"evaluation.benchmarks.{name}.source"
+                _known(where, benchmark.source, self.sources)
+                _has_holdout(where, benchmark.source, self.sources)
+        for name, text in self.evaluation.text.items():
+            where = f"evaluation.text.{name}.source"
+            _known(where, text.source, self.sources)
+            _has_holdout(where, text.source, self.sources)
+        for contrast in self.contrasts:
+            for arm in contrast.weights():
+                _known(f"contrasts[{contrast.name}]", arm, self.arms)
+            measured = contrast.metric == "bits_per_byte"
+            places = self.evaluation.text if measured else self.evaluation.benchmarks
+            for place in contrast.on:
+                _known(f"contrasts[{contrast.name}].on", place, places)
+        return self
+
+
+def load_spec(path: Path) -> StudySpec:
+    """Read, expand and check a spec.
+
+    Raises:
+        ValueError: the file is missing or not a spec; the message names the field and the remedy.
+    """
+    if not path.is_file():
+        raise ValueError(f"no spec at {path}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: a spec is a mapping with the keys study, seeds, model, ...")
+    return parse_spec(raw, origin=str(path))
+
+
+def parse_spec(raw: Mapping[str, Any], origin: str = "spec") -> StudySpec:
+    """Expand and check a spec given as nested mappings."""
+    try:
+        return StudySpec.model_validate(_expand(raw))
+    except ValidationError as error:
+        raise ValueError(f"{origin}:\n" + "\n".join(explain(error, StudySpec))) from None
+
+
+def explain(error: ValidationError, model: type[Strict]) -> list[str]:
+    """One line per problem: where it is, what is wrong, and the nearest known key."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "the whole spec"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            unknown = str(problem["loc"][-1])
+            known = _fields_at(model, problem["loc"][:-1])
+            message = f"unknown key{_nearest(unknown, known)}"
+        lines.append(f"  {where}: {message}")
+    return lines
+
+
+def _known(where: str, name: str, known: Mapping[str, Any]) -> None:
+    if name not in known:
+        raise ValueError(f"{where}: no {name!r}{_nearest(name, known)}")
+
+
+def _has_holdout(where: str, name: str, sources: Mapping[str, Any]) -> None:
+    source = sources[name]
+    if isinstance(source, Problems):
+        raise ValueError(f"{where}: {name} is generated; evaluate its `families` instead")
+    if source.holdout == 0:
+        raise ValueError(f"{where}: set sources.{name}.holdout above 0 to keep some of it out")
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    listed = ", ".join(sorted(known))
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {listed}"

@@ -5,24 +5,28 @@ resolved before any check, so what is checked is what runs:
 
 - `for: {lr: [0.002, 0.004]}` on an arm or contrast repeats it once per combination, putting each
   value where `{lr}` stands (in the arm's name too);
-- a stage in an arm may be a name from `stages`, or `{use: name, ...}` with fields replaced.
+- a stage in an arm may be a name from `stages`, or `{use: name, ...}` with fields replaced;
+  `after: ARM` continues where another arm ends.
+
+`frontload.study.expand` does both.
 """
 
 from __future__ import annotations
 
 import difflib
-import itertools
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from frontload.corpus.config import Problems, Select, SourceConfig, Union
 from frontload.evaluate.config import EvaluationConfig
 from frontload.model.config import ModelConfig, TokenizerConfig
 from frontload.strict import Strict
+from frontload.study.expand import expand
 from frontload.train.config import StageConfig
 
 Metric = Literal["accuracy", "gold_nll", "bits_per_byte"]
@@ -156,6 +160,19 @@ class StudySpec(Strict):
         return self
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 booleans: only true and false, so that the key `on` stays a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in rules if tag != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
 def load_spec(path: Path) -> StudySpec:
     """Read, expand and check a spec.
 
@@ -165,7 +182,7 @@ def load_spec(path: Path) -> StudySpec:
     if not path.is_file():
         raise ValueError(f"no spec at {path}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(raw, dict):
@@ -176,14 +193,17 @@ def load_spec(path: Path) -> StudySpec:
 def parse_spec(raw: Mapping[str, Any], origin: str = "spec") -> StudySpec:
     """Expand and check a spec given as nested mappings."""
     try:
-        return StudySpec.model_validate(_expand(raw))
+        return StudySpec.model_validate(expand(raw))
     except ValidationError as error:
         raise ValueError(f"{origin}:\n" + "\n".join(explain(error, StudySpec))) from None
 
 
 def explain(error: ValidationError, model: type[Strict]) -> list[str]:
-    """One line per problem: where it is, what is wrong, and the nearest known key."""
-    lines = []
+    """One line per problem: where it is, what is wrong, and the nearest known key.
+
+    A mistake in a stage template shows in every arm that uses it; it is told once.
+    """
+    found: dict[tuple[object, str], list[str]] = {}
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "the whole spec"
         message = problem["msg"].removeprefix("Value error, ")
@@ -191,8 +211,11 @@ def explain(error: ValidationError, model: type[Strict]) -> list[str]:
             unknown = str(problem["loc"][-1])
             known = _fields_at(model, problem["loc"][:-1])
             message = f"unknown key{_nearest(unknown, known)}"
-        lines.append(f"  {where}: {message}")
-    return lines
+        found.setdefault((problem["loc"][-1:], message), []).append(where)
+    return [
+        f"  {places[0]}: {message}" + (f" ({len(places)} places)" if len(places) > 1 else "")
+        for (_, message), places in found.items()
+    ]
 
 
 def _known(where: str, name: str, known: Mapping[str, Any]) -> None:
@@ -212,3 +235,28 @@ def _nearest(name: str, known: Any) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     listed = ", ".join(sorted(known))
     return f"; did you mean {close[0]!r}?" if close else f"; known: {listed}"
+
+
+def _fields_at(annotation: Any, location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Keys that the model at `location` (an error's path) knows; empty where there is no model."""
+    models = _models_in(annotation)
+    if not location:
+        return tuple(name for model in models for name in model.model_fields)
+    head, rest = location[0], location[1:]
+    for model in models:
+        if isinstance(head, str) and head in model.model_fields:
+            return _fields_at(model.model_fields[head].annotation, rest)
+        kind = model.model_fields.get("kind")
+        if kind is not None and head in get_args(kind.annotation):  # the tag of a union
+            return _fields_at(model, rest)
+    if get_origin(annotation) in (dict, tuple):
+        return _fields_at(get_args(annotation)[-1 if get_origin(annotation) is dict else 0], rest)
+    return ()
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (dict, tuple):
+        return []
+    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -49,6 +49,8 @@ class Family(ABC):
     max_difficulty: ClassVar[int]
     num_templates: ClassVar[int] = 1
     chance: ClassVar[float] = 0.0
+    separator: ClassVar[str] = "\n"
+    """Stands between the lines of a trace."""
 
     @abstractmethod
     def make(self, rng: random.Random, difficulty: int, template: int) -> Problem:

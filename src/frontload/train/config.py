@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,12 @@ class Budget(Strict):
 
     amount: Count = Field(gt=0)
     unit: Unit = "tokens"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_amount(cls, raw: Any) -> Any:
+        """`budget: 1.2M` means that many tokens."""
+        return raw if isinstance(raw, dict | cls) else {"amount": raw}
 
 
 class Phase(Strict):

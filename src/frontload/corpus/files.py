@@ -1,0 +1,161 @@
+"""A source over files: tables read one after the other, each with its own columns.
+
+A row that cannot be read is counted under its reason. When the first row of a table is one, or more
+than 1 % of all rows, the file is taken to be something else than it should be, and refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from frontload.corpus.config import Files
+from frontload.corpus.example import Item
+from frontload.corpus.locate import find_tables
+from frontload.corpus.schemas import Schema, infer_schema, look_up, require_column
+from frontload.corpus.stream import Holds, Reading, Source
+from frontload.corpus.tables import Malformed, Row, Table
+from frontload.corpus.turns import Unusable
+
+_MAX_MALFORMED_SHARE = 0.01
+_HASHED_WHOLE = 256 << 20
+_WINDOWS = 64
+
+
+class FileSource(Source):
+    """Items of files on disk."""
+
+    def __init__(self, name: str, config: Files, reading: Reading) -> None:
+        super().__init__(name, reading, limit=config.limit)
+        self._config = config
+        try:
+            self._tables = find_tables(config.paths, reading.root)
+        except ValueError as error:
+            raise ValueError(f"sources.{name}.{error}") from None
+        self.bytes_total = sum(table.bytes_total for table in self._tables)
+
+    @cached_property
+    def holds(self) -> Holds:
+        for table in self._tables:
+            if schema := self._schema(table):
+                return schema.holds
+        raise ValueError(f"source {self.name!r} is empty: no rows in {self._listed()}")
+
+    def _items(self) -> Iterator[Item]:
+        rows = RowReader(self.name, self._config.where, self.drops)
+        done = 0
+        for table in self._tables:
+            schema = self._schema(table)
+            if schema is None:
+                continue
+            if schema.holds != self.holds:
+                raise ValueError(
+                    f"sources.{self.name}: {self._tables[0].path} holds {self.holds} and "
+                    f"{table.path} {schema.holds}; make two sources of them"
+                )
+            needed = {*schema.needed(), *self._config.where}
+            for item in rows.items(schema, table.rows(needed), str(table.path), table.path.name):
+                self.bytes_read = done + table.bytes_read
+                yield item
+            done += table.bytes_total
+        rows.refuse_if_mostly_malformed()
+        self.bytes_read = done
+
+    def _schema(self, table: Table) -> Schema | None:
+        types = table.columns()
+        if not types:
+            return None
+        origin = f"sources.{self.name} ({table.path})"
+        for column in self._config.where:
+            require_column(types, column, where=f"{origin}: where")
+        return infer_schema(types, self._config.columns, origin=origin)
+
+    def _contents(self) -> Any:
+        hashes = [[file.name, hash_file(file)] for table in self._tables for file in table.files]
+        return ["files", hashes, self._config.columns, self._config.where]
+
+    def _listed(self) -> str:
+        return ", ".join(str(table.path) for table in self._tables[:3])
+
+
+class RowReader:
+    """Rows of any origin to items; counts drops, and refuses data that is mostly malformed."""
+
+    def __init__(self, name: str, where: Mapping[str, Any], drops: Any) -> None:
+        self._name = name
+        self._where = where
+        self._drops = drops
+        self._num_rows = 0
+        self._num_malformed = 0
+        self._first_malformed = ""
+
+    def items(
+        self, schema: Schema, rows: Iterator[tuple[int, Row | Malformed]], origin: str, short: str
+    ) -> Iterator[Item]:
+        """Items of `rows`, named `short`:NUMBER; `origin` is named in messages."""
+        for position, (number, row) in enumerate(rows):
+            self._num_rows += 1
+            if isinstance(row, Malformed):
+                self._malformed(row, f"{origin}:{number}", position)
+            elif not _matches(row, self._where):
+                self._drops["where"] += 1
+            else:
+                item = schema.parse(row, id=f"{short}:{number}", source=self._name)
+                if item is Unusable.WRONG_TYPE:
+                    detail = f"{', '.join(schema.needed())}: a value has the wrong type"
+                    malformed = Malformed(reason=item, detail=detail)
+                    self._malformed(malformed, f"{origin}:{number}", position)
+                elif isinstance(item, Unusable):
+                    self._drops[str(item)] += 1
+                else:
+                    yield item
+
+    def refuse_if_mostly_malformed(self) -> None:
+        """Call when all rows were read.
+
+        Raises:
+            ValueError: more than 1 % of them were malformed.
+        """
+        if self._num_malformed > _MAX_MALFORMED_SHARE * self._num_rows:
+            raise ValueError(
+                f"{self._first_malformed}; {self._num_malformed} of {self._num_rows} rows of "
+                f"source {self._name!r} are malformed, more than 1 %: repair or replace the file"
+            )
+
+    def _malformed(self, row: Malformed, where: str, position: int) -> None:
+        self._drops[str(row.reason)] += 1
+        self._num_malformed += 1
+        self._first_malformed = self._first_malformed or f"{where}: {row.detail}"
+        if position == 0:
+            raise ValueError(f"{where}: {row.detail} (first row of source {self._name!r})")
+        if self._num_malformed % 100 == 0:
+            self.refuse_if_mostly_malformed()
+
+
+def _matches(row: Row, where: Mapping[str, Any]) -> bool:
+    for column, wanted in where.items():
+        value = look_up(row, column)
+        if value not in wanted if isinstance(wanted, list) else value != wanted:
+            return False
+    return True
+
+
+def hash_file(path: Path) -> str:
+    """Hash of a file's contents; of its size and 64 windows of 1 MB when it is above 256 MB.
+
+    A Parquet footer, which describes every page, is always within the last window.
+    """
+    size = path.stat().st_size
+    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    with path.open("rb") as file:
+        if size <= _HASHED_WHOLE:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        else:
+            for window in range(_WINDOWS):
+                file.seek((size - (1 << 20)) * window // (_WINDOWS - 1))
+                digest.update(file.read(1 << 20))
+    return digest.hexdigest()

@@ -1,0 +1,87 @@
+"""Right or wrong: one answer against the reference.
+
+Problems of a family are graded by the family's own scorer. Problems read from a source are graded
+by three rules, the first that speaks decides: the same text (case, spaces and closing stop aside);
+the same number (1,000 = 1000.0 = $1000, 1/2 = 0.5, and 50% = 50: a unit is not asked for);
+mathematical equality by math-verify, in a process that can be killed, where both sides look like
+mathematics.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from frontload.evaluate.items import ProblemItem
+from frontload.tasks.draw import draw_problem
+from frontload.tasks.families import Family
+from frontload.tasks.registry import get_family
+
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(/\d+)?")
+_MATHEMATICAL = re.compile(r"[\\^_=]|\d")
+
+
+def grade(items: Sequence[ProblemItem], answers: Sequence[str]) -> list[float]:
+    """1.0 for each right answer, else 0.0; families may give a share of it."""
+    grades: list[float | None] = [
+        _graded_by_family(item, answer) if item.draw else _graded_by_text(item.gold, answer)
+        for item, answer in zip(items, answers, strict=True)
+    ]
+    open_rows = [row for row, value in enumerate(grades) if value is None]
+    if open_rows:
+        equal = _equal_mathematics([(items[row].gold, answers[row]) for row in open_rows])
+        for row, right in zip(open_rows, equal, strict=True):
+            grades[row] = float(right)
+    return [float(value or 0.0) for value in grades]
+
+
+def _graded_by_family(item: ProblemItem, answer: str) -> float:
+    """The family's score, without drawing the problem again where its text decides."""
+    assert item.draw is not None
+    family = get_family(item.family)
+    if answer.strip() == item.gold.strip():
+        return 1.0
+    if type(family).score is Family.score:
+        return 0.0
+    problem = draw_problem(
+        family,
+        seed=item.draw.seed,
+        index=item.draw.index,
+        difficulty=item.draw.difficulty,
+        split="heldout",
+    )
+    return family.score(problem, answer)
+
+
+def _graded_by_text(gold: str, answer: str) -> float | None:
+    """By text or number; None where only mathematics can tell."""
+    if _plain(gold) == _plain(answer):
+        return 1.0
+    numbers = _number(gold), _number(answer)
+    if None not in numbers:
+        return float(numbers[0] == numbers[1])
+    looks = all(_MATHEMATICAL.search(side) for side in (gold, answer))
+    return None if looks else 0.0
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".")
+
+
+def _number(text: str) -> Fraction | None:
+    """The number that the text is, its unit and thousands' commas aside; None for other text."""
+    bare = re.sub(r"(?<=\d),(?=\d{3})|[$%]", "", text).strip().rstrip(".")
+    if not _NUMBER.fullmatch(bare):
+        return None
+    top, _, bottom = bare.partition("/")
+    denominator = int(bottom or 1)
+    return Fraction(top) / denominator if denominator else None
+
+
+def _equal_mathematics(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """(gold, answer) -> whether math-verify finds them equal; a timeout is not."""
+    from frontload.tasks.verify import MathVerifier
+
+    with MathVerifier() as verifier:
+        return [verifier.verify(gold, answer).outcome == "right" for gold, answer in pairs]

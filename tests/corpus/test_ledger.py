@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_packs import made_pack
 
 from frontload.corpus.batches import IGNORE
 from frontload.corpus.ledger import (
@@ -24,6 +23,7 @@ from frontload.corpus.ledger import (
 from frontload.corpus.mixture import Order, assemble_batch, phase_quotas, plan_order
 from frontload.corpus.rows import PackedRows
 from frontload.train.config import StageConfig
+from tests.corpus.made_packs import made_pack
 
 Packs = dict[str, PackedRows]
 

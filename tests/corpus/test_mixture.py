@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_packs import made_pack
 
 from frontload.corpus.batches import IGNORE
 from frontload.corpus.mixture import (
@@ -22,6 +21,7 @@ from frontload.corpus.mixture import (
 )
 from frontload.corpus.rows import PackedRows, RowWriter
 from frontload.train.config import StageConfig
+from tests.corpus.made_packs import made_pack
 
 CONTEXT = 16
 UNITS = ("tokens", "supervised_tokens")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_packs import made_pack
 
 from frontload.corpus import packing
 from frontload.corpus.example import Document, Example, Message
@@ -20,6 +19,7 @@ from frontload.corpus.packing import pack
 from frontload.corpus.rows import MARKER, PackedRows, RowWriter
 from frontload.model.config import TokenizerConfig
 from frontload.model.tokenizer import encode_example, encode_texts, train_tokenizer
+from tests.corpus.made_packs import made_pack
 
 CONTEXT = 32
 PROMPTS = ["1+2=", "sort 3 1 2", "a longer question about several words", "Ä?"]

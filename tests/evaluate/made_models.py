@@ -6,9 +6,8 @@ import itertools
 from collections.abc import Mapping
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import BambaConfig, BambaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from frontload.evaluate.generate import keeps_recurrent_state
 from frontload.model.config import ModelConfig, TokenizerConfig
 from frontload.model.presets import build_model
 from frontload.model.tokenizer import train_tokenizer
@@ -38,8 +37,36 @@ def random_model(preset: str = "tiny", vocab_size: int = 320, seed: int = 0) -> 
         for weight in model.parameters():
             if weight.ndim == 2:
                 weight.normal_(std=0.1, generator=generator)
-    assert keeps_recurrent_state(model) == (preset == "hybrid")
     return model.eval()
+
+
+def other_recurrent_model(vocab_size: int = 320) -> PreTrainedModel:
+    """A Mamba-2 and attention model other than our hybrid."""
+    config = BambaConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_layer_indices=[1],
+        mamba_n_heads=8,
+        mamba_d_head=8,
+        mamba_n_groups=1,
+        mamba_d_state=8,
+        mamba_chunk_size=8,
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BambaForCausalLM(config).eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.ndim == 2:
+                    weight.normal_(std=0.2)
+    return model
 
 
 def chain_model(vocab_size: int, following: Mapping[int, int]) -> PreTrainedModel:

@@ -2,9 +2,14 @@ import random
 
 import pytest
 import torch
-from made_models import CONTEXT, chain_model, random_model
 
-from frontload.evaluate.generate import Generation, generate
+from frontload.evaluate.generate import Generation, generate, must_not_pad
+from tests.evaluate.made_models import (
+    CONTEXT,
+    chain_model,
+    other_recurrent_model,
+    random_model,
+)
 
 VOCAB = 320
 ENDS = set(range(0, VOCAB, 11))  # many end tokens, so that rows leave at different steps
@@ -41,6 +46,13 @@ def test_batched_equals_one_by_one(preset, batch_size):
     expected = [one_by_one(model, prompt) for prompt in asked]
     assert len({len(answer.tokens) for answer in expected}) > 5, "rows must leave at many steps"
     assert [a for (a,) in answers(model, asked, batch_size=batch_size)] == expected
+
+
+def test_a_state_that_padding_might_enter_is_batched_by_equal_length():
+    model = other_recurrent_model()
+    assert must_not_pad(model)
+    asked = [prompt for prompt in prompts(8, longest=5) for _ in range(2)]
+    assert [a for (a,) in answers(model, asked)] == [one_by_one(model, p) for p in asked]
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

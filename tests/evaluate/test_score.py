@@ -4,9 +4,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from made_models import random_model, uniform_model
 
 from frontload.evaluate.score import Scored, bits_per_byte, negative_log_likelihood
+from tests.evaluate.made_models import random_model, uniform_model
 
 VOCAB = 320
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -118,4 +119,4 @@ def wait_for(path: Path, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} never appeared"
-        os.sched_yield()
+        threading.Event().wait(0.02)

@@ -8,7 +8,10 @@ It prints a line per optimizer step, and at the end leaves final.safetensors and
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from frontload.train.checkpoint import discard_checkpoint, write_tensors
 from frontload.train.config import StageConfig
 from frontload.train.distributed import full_weights
 from frontload.train.loop import TrainResult, train
+from frontload.train.metrics import Metrics
 
 CONTEXT, VOCAB = 16, 64
 
@@ -112,6 +116,18 @@ def losses(directory: Path) -> list[float]:
     metrics = [json.loads(line) for line in lines]
     assert [line["step"] for line in metrics] == list(range(len(metrics)))
     return [line["loss"] for line in metrics]
+
+
+def interrupt_at(step: int = 0) -> Callable[[Metrics], None]:
+    """Ask to stop, once, when that step or a later one is told (twice would stop at once)."""
+    asked: list[int] = []
+
+    def on_step(line: Metrics) -> None:
+        if line["step"] >= step and not asked:
+            asked.append(os.getpid())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_step
 
 
 def main(arguments: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 
 import pytest
@@ -14,6 +13,7 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from frontload.corpus.batches import IGNORE, assemble_batch
 from frontload.corpus.mixture import plan_order
 from frontload.train.distributed import Ranks, full_weights
+from frontload.train.loop import train
 from frontload.train.objective import accumulate_gradients, supervised_loss
 from tests.train.small_stage import (
     CONTEXT,
@@ -55,17 +55,23 @@ def _gradients(model, batch, config):
     return loss, {name: p.grad for name, p in model.named_parameters()}
 
 
+@torch.no_grad()
+def _whole_loss(model, batch):
+    """Every logit computed, unsupervised ones ignored afterwards."""
+    inputs = {name: torch.from_numpy(batch[name]) for name in ("input_ids", "position_ids")}
+    logits = model(**inputs, use_cache=False).logits.flatten(0, 1)
+    return F.cross_entropy(logits, torch.from_numpy(batch["labels"]).flatten(), ignore_index=IGNORE)
+
+
 def test_loss_is_the_mean_over_supervised_targets(tmp_path):
     batch, config = _batch_and_config(tmp_path)
     model = small_model()
+    torch.manual_seed(0)
+    for p in model.parameters():  # the preset's output projections begin at zero
+        p.data.add_(0.05 * torch.randn_like(p))
     loss, _ = _gradients(model, batch, config)
-    logits = model(
-        input_ids=torch.from_numpy(batch["input_ids"]),
-        position_ids=torch.from_numpy(batch["position_ids"]),
-    ).logits
-    labels = torch.from_numpy(batch["labels"])
-    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
-    torch.testing.assert_close(loss, expected.detach())
+    expected = _whole_loss(model, batch)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_logits_keep_what_the_model_does_to_them(tmp_path):
@@ -79,13 +85,8 @@ def test_logits_keep_what_the_model_does_to_them(tmp_path):
     model = GraniteForCausalLM(granite)
     model.lm_head.weight.data.mul_(100)
     loss, _ = _gradients(model, batch, config)
-    logits = model(
-        input_ids=torch.from_numpy(batch["input_ids"]),
-        position_ids=torch.from_numpy(batch["position_ids"]),
-    ).logits
-    labels = torch.from_numpy(batch["labels"])
-    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
-    torch.testing.assert_close(loss, expected.detach())
+    expected = _whole_loss(model, batch)
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("micro_rows", [1, 4])
@@ -100,7 +101,7 @@ def test_accumulation_changes_nothing_but_rounding(tmp_path, micro_rows):
 
 
 def test_ranks_shares_add_up_to_the_batch(tmp_path):
-    batch, config = _batch_and_config(tmp_path, batch_rows=5)
+    batch, _ = _batch_and_config(tmp_path, batch_rows=5)
     spans = [Ranks(rank=r, world=4, device=ALONE.device).rows(len(batch["row"])) for r in range(4)]
     rows = [row for span in spans for row in range(span.start, span.stop)]
     assert rows == list(range(5))
@@ -135,7 +136,7 @@ def test_checkpoint_wins_over_the_carried_optimizer(tmp_path):
     run(_folder(tmp_path, "x"), stage_config(), model, optimizer_state=carried)
     folder = _folder(tmp_path, "y")
     with pytest.raises(KeyboardInterrupt):
-        run(folder, stage_config(), optimizer_state=carried, on_step=_interrupt_at(9))
+        run(folder, stage_config(), optimizer_state=carried, on_step=interrupt_at(9))
     run(folder, stage_config(), interrupted, optimizer_state=carried)
     assert losses(tmp_path / "x") == losses(folder)
     assert all(map(torch.equal, model.parameters(), interrupted.parameters()))
@@ -143,7 +144,7 @@ def test_checkpoint_wins_over_the_carried_optimizer(tmp_path):
 
 def test_ctrl_c_finishes_the_step_and_the_next_run_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt, match="run again to go on"):
-        run(tmp_path, stage_config(), on_step=_interrupt_at(5))
+        run(tmp_path, stage_config(), on_step=interrupt_at(5))
     stopped = len(losses(tmp_path))
     result = run(tmp_path, stage_config())
     assert result.resumed_at == stopped
@@ -169,20 +170,12 @@ def test_no_checkpoint_holds_a_diverged_model(tmp_path):
 
 
 def test_packs_other_than_planned_are_refused(tmp_path):
+    config = stage_config(mixture={"text": 1.0})
     packs = small_packs(tmp_path)
-    order = plan_order(stage_config(mixture={"text": 1.0}), packs, seed=0)
+    order = plan_order(config, packs, seed=0)
     swapped = {"text": packs["problems"]}
     with pytest.raises(ValueError, match="another pack of text"):
-        from frontload.train.loop import train
-
-        train(
-            small_model(),
-            order,
-            swapped,
-            stage_config(mixture={"text": 1.0}),
-            seed=0,
-            directory=tmp_path,
-        )
+        train(small_model(), order, swapped, config, seed=0, directory=tmp_path)
 
 
 def test_metrics_lines_are_whole_json(tmp_path):
@@ -206,14 +199,6 @@ def _folder(parent, name):
     folder = parent / name
     folder.mkdir()
     return folder
-
-
-def _interrupt_at(step):
-    def on_step(line):
-        if line["step"] == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return on_step
 
 
 def _finite(value):

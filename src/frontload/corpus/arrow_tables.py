@@ -14,6 +14,7 @@ from typing import Any
 from frontload.corpus.tables import Malformed, Row, Table
 
 _BATCH_BYTES = 8 << 20
+_BUFFER = 1 << 20
 
 
 class Parquet(Table):
@@ -44,7 +45,7 @@ class Parquet(Table):
 
         try:
             # Without pre-buffering a row group streams page by page; groups can be gigabytes.
-            return pyarrow.parquet.ParquetFile(self.path, pre_buffer=False)
+            return pyarrow.parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=_BUFFER)
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise ValueError(f"{self.path}: not a complete Parquet file ({error})") from None
 

@@ -166,7 +166,7 @@ def _depth_table(card: Card) -> Table:
     table = Table(box=None, title_justify="left")
     for heading in ("lengths", "median", "10 % to 90 %", "greatest", "mean"):
         table.add_column(heading, justify="left" if heading == "lengths" else "right")
-    table.add_column("distribution (bars doubling in width)")
+    table.add_column("distribution (logarithmic)")
     for name, values in card.depth.items():
         span = f"{values.p10:,} to {values.p90:,}"
         row = (name, f"{values.median:,}", span, f"{values.greatest:,}", f"{values.mean:,.1f}")

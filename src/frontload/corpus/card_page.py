@@ -40,7 +40,7 @@ def page(card: Card) -> str:
             f"<title>{name}</title><style>{_STYLE}</style></head><body>",
             f"<h1>{name}</h1>",
             _table(figures(card)),
-            "<h2>Lengths</h2><div class=plots>",
+            "<h2>Lengths (logarithmic axes)</h2><div class=plots>",
             *(_figure(what, values) for what, values in card.depth.items()),
             "</div>",
             f"<h2>Largest {grouped_by}</h2>{groups}" if groups else "",

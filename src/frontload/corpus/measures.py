@@ -74,7 +74,9 @@ class Measures:
             tokens=int(tokens.sum()),
         )
         self._items.add(_digests(encoded), tokens)
-        self._tally("tokens an item", tokens)
+        self._tally(
+            "words of an item" if self._token_lengths is None else "tokens of an item", tokens
+        )
         self._add_grams(words)
         for item in batch:
             self._groups.add(item)
@@ -127,7 +129,6 @@ class Measures:
         totals, counters = self._totals, [self._items, self._prompts, *self._grams.values()]
         is_examples = source.holds == "examples"
         depth = {name: tally.summary() for name, tally in self._depth.items()}
-        depth["tokens an item"] = depth.pop("tokens an item")
         return Card(
             name=source.name,
             fingerprint=source.fingerprint(),
@@ -138,9 +139,9 @@ class Measures:
                 characters=totals["characters"],
                 bytes=totals["bytes"],
                 tokens=totals["tokens"],
-                unique_tokens=self._items.total_weight,
-                unique_items=self._items.num_distinct,
-                unique_prompts=self._prompts.num_distinct if is_examples else None,
+                unique_tokens=min(self._items.total_weight, totals["tokens"]),
+                unique_items=min(self._items.num_distinct, totals["items"]),
+                unique_prompts=min(self._prompts.num_distinct, totals["items"]) or None,
             ),
             diversity=self._diversity(exact=all(counter.exact for counter in counters)),
             quality=self._quality(source, is_examples=is_examples),

@@ -146,9 +146,11 @@ def read_sources(path: Path) -> dict[str, SourceConfig]:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in ("sources", *first["loc"]))
-        raise ValueError(f"{path}: {where}: {first['msg']}") from None
+        lines = [
+            f"  sources.{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise ValueError("\n".join([f"{path}:", *lines])) from None
 
 
 def load_token_counter(tokenizer: str | None) -> tuple[str, TokenLengths | None]:

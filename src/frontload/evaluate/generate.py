@@ -1,10 +1,10 @@
 """Batched generation with a key-value cache.
 
 Guarantees: every prompt gets the answer it would get alone. Prompts are sorted by length and padded
-on the left, padding is masked and positions start at the first real token; models with a recurrent
-state (Mamba layers) are batched by equal length instead, so nothing is ever padded for them. Random
-numbers belong to a row (seed, prompt, sample), never to a batch: sampled answers do not change with
-the batch size or the order of prompts. Finished rows leave the batch, cache included.
+on the left, padding is masked and positions start at the first real token. A model with a recurrent
+state is batched by equal length instead, unless it is known to keep padding out of its state.
+Random numbers belong to a row (seed, sample, step), never to a batch: sampled answers do not change
+with the batch size or the order of prompts. Finished rows leave the batch, cache included.
 
 Gives up: beam search, top-p and stop strings. "The same answer" holds up to floating point: two
 tokens whose logits tie within rounding may swap between batch shapes. That is rare in fp32 and
@@ -68,7 +68,7 @@ def generate(
     room = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
     rows = [(p, s) for p in range(len(prompts)) if room[p] > 0 for s in range(samples)]
     rows.sort(key=lambda row: len(prompts[row[0]]))
-    equal_length = keeps_recurrent_state(model)
+    equal_length = must_not_pad(model)
     num_done = 0
     with inference(model, precision):
         for batch in _batches(rows, prompts, batch_size, equal_length=equal_length):
@@ -90,9 +90,14 @@ def generate(
     return answers
 
 
-def keeps_recurrent_state(model: PreTrainedModel) -> bool:
-    """Whether a layer folds the past into a state, which padding would then enter."""
-    return bool(getattr(model, "_is_stateful", False))
+def must_not_pad(model: PreTrainedModel) -> bool:
+    """Whether a layer folds the past into a state that padding might enter.
+
+    Nemotron-H sets padded positions to zero before and after its convolution, and a zero input
+    leaves a zero state zero: padding on its left is exact (tested). Others are not trusted.
+    """
+    stateful = bool(getattr(model, "_is_stateful", False))
+    return stateful and model.config.model_type != "nemotron_h"
 
 
 @contextmanager

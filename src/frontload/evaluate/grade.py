@@ -17,23 +17,30 @@ from frontload.evaluate.items import ProblemItem
 from frontload.tasks.draw import draw_problem
 from frontload.tasks.families import Family
 from frontload.tasks.registry import get_family
+from frontload.tasks.verify import MathVerifier
 
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(/\d+)?")
 _MATHEMATICAL = re.compile(r"[\\^_=]|\d")
 
 
-def grade(items: Sequence[ProblemItem], answers: Sequence[str]) -> list[float]:
-    """1.0 for each right answer, else 0.0; families may give a share of it."""
-    grades: list[float | None] = [
-        _graded_by_family(item, answer) if item.draw else _graded_by_text(item.gold, answer)
-        for item, answer in zip(items, answers, strict=True)
-    ]
-    open_rows = [row for row, value in enumerate(grades) if value is None]
-    if open_rows:
-        equal = _equal_mathematics([(items[row].gold, answers[row]) for row in open_rows])
-        for row, right in zip(open_rows, equal, strict=True):
-            grades[row] = float(right)
-    return [float(value or 0.0) for value in grades]
+def grade(items: Sequence[ProblemItem], answers: Sequence[str]) -> list[float | None]:
+    """1.0 for each right answer, else 0.0 (families may give a share); None if nobody can tell.
+
+    Nobody can tell when the comparison had to be killed: that is no wrong answer.
+    """
+    grades: list[float | None] = []
+    undecided: list[int] = []
+    for row, (item, answer) in enumerate(zip(items, answers, strict=True)):
+        value = _graded_by_family(item, answer) if item.draw else _graded_by_text(item.gold, answer)
+        grades.append(value)
+        if value is None:
+            undecided.append(row)
+    if undecided:
+        with MathVerifier() as verifier:
+            pairs = [(items[row].gold, answers[row]) for row in undecided]
+            for row, verdict in zip(undecided, verifier.verify_many(pairs), strict=True):
+                grades[row] = None if verdict == "timeout" else float(verdict == "right")
+    return grades
 
 
 def _graded_by_family(item: ProblemItem, answer: str) -> float:
@@ -77,11 +84,3 @@ def _number(text: str) -> Fraction | None:
     top, _, bottom = bare.partition("/")
     denominator = int(bottom or 1)
     return Fraction(top) / denominator if denominator else None
-
-
-def _equal_mathematics(pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """(gold, answer) -> whether math-verify finds them equal; a timeout is not."""
-    from frontload.tasks.verify import MathVerifier
-
-    with MathVerifier() as verifier:
-        return [verifier.verify(gold, answer).outcome == "right" for gold, answer in pairs]

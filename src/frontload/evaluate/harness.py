@@ -168,8 +168,8 @@ def _judge(
             {
                 "output": outputs[row],
                 "answer": parsed[row].answer,
-                "outcome": _outcome(parsed[row], graded.get(row, 0.0)),
-                "correct": graded.get(row, 0.0),
+                "outcome": _outcome(parsed[row], graded.get(row)),
+                "correct": graded.get(row) or 0.0,
                 "num_generated": len(flat[row].tokens),
             }
             for row in islice(rows, len(samples))
@@ -178,10 +178,13 @@ def _judge(
     ]
 
 
-def _outcome(parsed: Parsed, correct: float) -> Outcome:
+def _outcome(parsed: Parsed, grade: float | None) -> Outcome:
+    """An answer that cannot be graded (its comparison had to be killed) counts as unparsed."""
     if parsed.outcome != "answered":
         return parsed.outcome
-    return "correct" if correct >= 1 else "wrong"
+    if grade is None:
+        return "unparsed"
+    return "correct" if grade >= 1 else "wrong"
 
 
 def _likelihoods(

@@ -216,6 +216,6 @@ def _response_start(encoded: EncodedExample) -> int:
 
 
 def _answer_of(response: str) -> str:
-    """The answer a gold response states, "" where none can be read off."""
+    """The answer that a gold response marks as such, "" where it is only text."""
     parsed = parse_answer(response, finished=True)
-    return parsed.answer if parsed.outcome == "answered" else ""
+    return "" if parsed.answer == response.strip() else parsed.answer

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from frontload.strict import Strict
+from frontload.strict import Count, Strict
 
 Preset = Literal["tiny", "small", "base", "hybrid"]
 
@@ -41,7 +41,7 @@ class TokenizerConfig(Strict):
     train_on: tuple[str, ...] = ()
     """Names of sources; only their training side is read."""
     vocab_size: int = Field(default=512, ge=300)
-    max_characters: int = Field(default=20_000_000, gt=0)
+    max_characters: Count = Field(default=20_000_000, gt=0)
     """Read at most this much text from each source to train on."""
     load: Path | str | None = None
     revision: str | None = None

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from transformers import (
     ArceeConfig,
+    AutoConfig,
     AutoModelForCausalLM,
     NemotronHConfig,
     PretrainedConfig,
@@ -112,9 +113,14 @@ def build_model(config: ModelConfig, vocab_size: int, *, seed: int) -> PreTraine
 
 
 def count_parameters(config: ModelConfig, vocab_size: int) -> ParameterCount:
-    """Parameters of a preset without allocating it (planning)."""
+    """Parameters of the model that `build_model` would give, without allocating it (planning)."""
+    if config.start is not None:
+        shape = AutoConfig.from_pretrained(config.start, revision=config.revision)
+        shape.vocab_size = max(shape.vocab_size, vocab_size)
+    else:
+        shape = _preset_config(config, vocab_size)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(_preset_config(config, vocab_size))
+        model = AutoModelForCausalLM.from_config(shape)
     embeddings = {id(w): w for w in (model.get_input_embeddings().weight, model.lm_head.weight)}
     return ParameterCount(
         total=model.num_parameters(), embedding=sum(w.numel() for w in embeddings.values())

@@ -25,10 +25,17 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from frontload.corpus.example import THINK_CLOSE, THINK_OPEN, Example, Message
+from frontload.corpus.example import (
+    THINK_CLOSE,
+    THINK_OPEN,
+    Example,
+    Message,
+    split_reasoning,
+)
 from frontload.model.config import TokenizerConfig
 
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
+_THINK = (THINK_OPEN, THINK_CLOSE)
 ROLE_TOKENS = {"user": USER, "assistant": ASSISTANT, "system": SYSTEM}
 
 CHAT_TEMPLATE = (
@@ -90,9 +97,6 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrained
     return tokenizer
 
 
-_THINK = (THINK_OPEN, THINK_CLOSE)
-
-
 def load_tokenizer(origin: Path | str, revision: str | None = None) -> PreTrainedTokenizerFast:
     """A tokenizer from a directory or hub name, given a chat template if it lacks one."""
     tokenizer = AutoTokenizer.from_pretrained(str(origin), revision=revision, use_fast=True)
@@ -127,7 +131,7 @@ def encode_examples(
     """Ids and supervised mask of each example, in order; reads `examples` in batches.
 
     All the assistant's turns are supervised, each with its end token. Raises ValueError when a
-    foreign chat template rewrites earlier turns, so that no mask can be drawn.
+    foreign chat template drops reasoning or rewrites earlier turns: no mask would be right.
     """
     encode = _encode_turns if tokenizer.chat_template == CHAT_TEMPLATE else _encode_rendered
     for batch in _batches(examples):
@@ -146,7 +150,7 @@ def encode_prompts(
     for batch in _batches(prompts):
         if tokenizer.chat_template != CHAT_TEMPLATE:
             rendered = [_render(tokenizer, turns, ask=True) for turns in batch]
-            encodings = tokenizer.backend_tokenizer.encode_batch(rendered, add_special_tokens=False)
+            encodings = _backend(tokenizer).encode_batch(rendered, add_special_tokens=False)
             yield from (np.array(encoding.ids, dtype=np.int32) for encoding in encodings)
             continue
         ask = tokenizer.convert_tokens_to_ids(ASSISTANT)
@@ -160,9 +164,17 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
         yield batch
 
 
+def _backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """The Rust tokenizer, rid of the padding and truncation that an earlier call may have set."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
+
+
 def _plain_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
     """Ids of texts in which control tokens are only characters."""
-    backend = tokenizer.backend_tokenizer
+    backend = _backend(tokenizer)
     before = backend.encode_special_tokens
     backend.encode_special_tokens = True
     try:
@@ -206,12 +218,12 @@ def _encode_rendered(
 ) -> Iterator[EncodedExample]:
     """Any chat template: render, find the responses as character spans, map them to tokens."""
     texts = [_render(tokenizer, example.messages) for example in examples]
-    encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+    encodings = _backend(tokenizer).encode_batch(texts, add_special_tokens=False)
     for example, text, encoding in zip(examples, texts, encodings, strict=True):
         starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
         supervised = np.zeros(len(starts), dtype=np.bool_)
         for first, last in _response_spans(tokenizer, example, text):
-            supervised |= (starts >= first) & (ends <= last) & (ends > starts)
+            supervised |= (ends > first) & (starts < last)  # as transformers: any overlap counts
         yield EncodedExample(ids=np.array(encoding.ids, dtype=np.int32), supervised=supervised)
 
 
@@ -224,10 +236,13 @@ def _response_spans(
             continue
         before = _render(tokenizer, example.messages[:index], ask=True)
         through = _render(tokenizer, example.messages[: index + 1])
-        if not (text.startswith(through) and through.startswith(before)):
+        kept = through[len(before) :]
+        thought = split_reasoning(turn.content)
+        whole = thought.reasoning.strip() in kept and thought.answer.strip() in kept
+        if not (whole and text.startswith(through) and through.startswith(before)):
             raise ValueError(
-                f"tokenizer.load: its chat template rewrites earlier turns (example {example.id}), "
-                "so the response cannot be told from the prompt; use single-turn examples"
+                "tokenizer.load: its chat template drops or rewrites part of a conversation "
+                f"(example {example.id}); remove the template from the tokenizer to use ours"
             )
         yield len(before), len(through)
 

@@ -61,9 +61,14 @@ class Artifact:
         )
 
     def stale(self) -> list[str]:
-        """Differences between what is on disk and what is planned; empty when they agree."""
+        """Differences between what is on disk and what is planned; empty when they agree.
+
+        A folder that holds a record and a log alone was never begun, and agrees with any plan.
+        """
         path = self.directory / self.record_name
         if not path.is_file():
+            return []
+        if {entry.name for entry in self.directory.iterdir()} <= {path.name, "log.txt", ".lock"}:
             return []
         return differences(read_json(path)["identity"], self.identity)
 

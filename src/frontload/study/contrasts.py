@@ -269,7 +269,7 @@ def _why(reading: Reading, decision: str, width: float) -> str:
         found = f"found {decision}{beyond}" if decision != "undecided" else "direction not known"
         return f"no direction was predicted; {found}"
     if decision == "supported":
-        return f"{contrast.expect}{beyond}, over the whole interval"
+        return f"{contrast.expect}{beyond} as expected, over the whole interval"
     if decision == "contradicted":
         opposite = high < 0 if contrast.expect == "higher" else low > 0
         turned = "lower" if contrast.expect == "higher" else "higher"

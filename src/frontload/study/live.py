@@ -71,7 +71,7 @@ class LiveDisplay:
 
     def __call__(self, progress: Progress) -> None:
         for name, state in progress.states.items():
-            if state in ("done", "failed", "left out") and name not in self._told:
+            if state in ("done", "failed") and name not in self._told:
                 self._told.add(name)
                 self._tell(name, state, progress.seconds.get(name))
         if self.console.is_terminal and time.monotonic() >= self._next:

@@ -37,7 +37,7 @@ def write_response(
     if flaw == "cut_short":
         return THINK_OPEN + _cut(family.separator.join(lines or problem.steps), rng)
     if flaw == "wrong_step" and lines:
-        lines = _alter_one(lines, rng)
+        lines = _alter_one(problem.steps, rng) + lines[len(problem.steps) :]
     return join_reasoning(family.separator.join(lines), family.wrong_answer(rng, problem))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,21 +79,23 @@ def load_checkpoint(directory: Path, identity: Mapping[str, Any]) -> Checkpoint 
 
 def discard_checkpoint(directory: Path) -> None:
     """Remove the checkpoint, once what it protects is stored elsewhere."""
-    for path in (directory / FILE, _partial(directory / FILE)):
-        path.unlink(missing_ok=True)
+    shutil.rmtree(_partial(directory / FILE), ignore_errors=True)
+    (directory / FILE).unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], strings: dict[str, str]) -> None:
     """Write a safetensors file at once, flushed to the disk before it gets its name."""
+    # A folder of our own: safetensors too writes to another name first, and a kill leaves that.
     partial = _partial(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
     with naming_directory(path.parent):
+        partial.mkdir(parents=True)
         try:
-            save_file(tensors, partial, metadata=strings)
-            _flush(partial)
-            os.replace(partial, path)
+            save_file(tensors, partial / path.name, metadata=strings)
+            _flush(partial / path.name)
+            os.replace(partial / path.name, path)
         finally:
-            partial.unlink(missing_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
         _flush(path.parent)
 
 

@@ -109,7 +109,8 @@ class MetricsLog:
         trace: TracebackType | None,
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            with naming_directory(self.directory):  # closing writes what a full disk refused
+                self._file.close()
 
 
 class Reading:

@@ -9,7 +9,7 @@ from frontload.tasks.compact.arithmetic import PairwiseSum, RunningSum, SignedSu
 from frontload.tasks.compact.code import BracketDepth, Branches, PointerChase, Registers
 from frontload.tasks.compact.form import CompactFamily
 from frontload.tasks.compact.language import AlphabetFirst, Dictionary, LetterAfter, Vowels
-from frontload.tasks.compact.lists import Count, Distinct, Filter, Reverse, RunningMax, Sort
+from frontload.tasks.compact.lists import Count, Filter, Reverse, RunningMax, Sort
 from frontload.tasks.compact.logic import BooleanChain, Comparisons, Parity
 from frontload.tasks.compact.series import Differences, NextTerm
 
@@ -31,7 +31,6 @@ FAMILIES: tuple[type[CompactFamily], ...] = (
     Count,
     Reverse,
     RunningMax,
-    Distinct,
     Filter,
     Differences,
     NextTerm,

@@ -47,6 +47,7 @@ class PairwiseSum(CompactFamily):
     name = "pairwise_sum"
     domain = "arithmetic"
     tag = "X"
+    max_difficulty = 4
 
     def make(self, rng: random.Random, difficulty: int, template: int) -> Problem:
         left, right = rng.choices(SMALL, k=difficulty), rng.choices(SMALL, k=difficulty)

@@ -79,6 +79,7 @@ class Registers(CompactFamily):
     name = "registers"
     domain = "code"
     tag = "Z"
+    min_difficulty = 3
     max_difficulty = 4
 
     def make(self, rng: random.Random, difficulty: int, template: int) -> Problem:

@@ -16,6 +16,7 @@ class LetterAfter(CompactFamily):
     name = "letter_after"
     domain = "language"
     tag = "@"
+    min_difficulty = 3
     answer_symbols = _LETTERS
 
     def make(self, rng: random.Random, difficulty: int, template: int) -> Problem:

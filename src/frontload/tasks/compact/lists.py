@@ -22,28 +22,30 @@ class Sort(CompactFamily):
 
 
 class Count(CompactFamily):
-    """`C3:1323`: how often does 3 occur? Checked by adding the others.
+    """`C3:1524`: how many are above 3? Checked by adding the others.
 
-    A line is the target, a digit, whether they are the same, and the count so far (`31-0;33+1`).
+    A line compares and then counts so far (`3<1:0;3<5:1`). Counting digits equal to the target
+    was not learned in 0.7M tokens: equality of two tokens is no sum of what each of them says,
+    order is.
     """
 
     name = "count"
     domain = "sequence"
     tag = "C"
-    chance = 0.35
+    chance = 0.3
 
     def make(self, rng: random.Random, difficulty: int, template: int) -> Problem:
-        target, *digits = rng.choices("123", k=difficulty + 3)
+        bound, digits = _bounded(rng, difficulty + 1)
         count, steps = 0, []
         for digit in digits:
-            count += digit == target
-            steps.append(f"{target}{digit}{'+' if digit == target else '-'}{count}")
+            count += digit > bound
+            steps.append(f"{bound}<{digit}:{count}")
         check = f"{count}+{len(digits) - count}={len(digits)}"
-        return self.problem(f"{target}:{''.join(digits)}", count, steps, check, difficulty)
+        return self.problem(f"{bound}:{listed(digits, '')}", count, steps, check, difficulty)
 
 
 class Reverse(CompactFamily):
-    """`R4132`: backwards. Digits differ, so each one's neighbour is a look-up. Checked by undoing."""
+    """`R4132`: backwards. Digits differ, so a neighbour is one look-up. Checked by undoing."""
 
     name = "reverse"
     domain = "sequence"
@@ -72,40 +74,32 @@ class RunningMax(CompactFamily):
         return self.problem(listed(digits, ""), largest, steps, str(place), difficulty)
 
 
-class Distinct(CompactFamily):
-    """`O3113`: each digit once, in order of first appearance. Checked by their number.
-
-    A line is a digit and what is kept after it (`3:3;1:31;1:31`).
-    """
-
-    name = "distinct"
-    domain = "sequence"
-    tag = "O"
-    answer_symbols = "123456"
-
-    def make(self, rng: random.Random, difficulty: int, template: int) -> Problem:
-        digits = rng.choices("123456", k=difficulty + 1)
-        kept, steps = "", []
-        for digit in digits:
-            kept += "" if digit in kept else digit
-            steps.append(f"{digit}:{kept}")
-        return self.problem("".join(digits), kept, steps, str(len(kept)), difficulty)
-
-
 class Filter(CompactFamily):
-    """`G3:1524`: the digits above 3, in order. Digits differ. Checked by their number."""
+    """`G3:1524`: the digits above 3, in order. Checked by their number.
+
+    A line compares and then shows what is kept so far (`3<1:;3<5:5`).
+    """
 
     name = "filter"
     domain = "sequence"
     tag = "G"
+    chance = 0.1
     answer_symbols = "3456789"
 
     def make(self, rng: random.Random, difficulty: int, template: int) -> Problem:
-        bound = int(rng.choice("2345"))
-        digits = rng.sample(range(1, 10), difficulty + 1)
-        if max(digits) <= bound:
-            digits[-1] = 9
-        kept = [digit for digit in digits if digit > bound]
-        steps = [f"{bound}<{digit}={int(digit > bound)}" for digit in digits]
+        bound, digits = _bounded(rng, difficulty)
+        kept, steps = "", []
+        for digit in digits:
+            kept += str(digit) if digit > bound else ""
+            steps.append(f"{bound}<{digit}:{kept}")
         body = f"{bound}:{listed(digits, '')}"
-        return self.problem(body, listed(kept, ""), steps, str(len(kept)), difficulty)
+        return self.problem(body, kept, steps, str(len(kept)), difficulty)
+
+
+def _bounded(rng: random.Random, count: int) -> tuple[int, list[int]]:
+    """A bound and different digits, at least one of them above it."""
+    bound = 2 + int(rng.random() * 4)
+    digits = rng.sample(range(1, 10), count)
+    if max(digits) <= bound:
+        digits[-1] = 9
+    return bound, digits

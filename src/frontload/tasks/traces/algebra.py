@@ -25,9 +25,11 @@ class SimpleEquations(GymFamily):
         {"min_terms": 3, "max_terms": 5, "max_value": 100},
     )
 
-    def work(self, entry: Entry) -> Work:
+    def work(self, entry: Entry) -> Work | None:
         left, right = entry["metadata"]["equation"].split(" = ")
         factor, constant = _linear(left)
+        if factor == 0:
+            return None  # "0 = 0", from (5 - 5) * 3x, for which anything is right
         total, name = int(right), entry["metadata"]["variable"]
         product = total - constant
         value = product // factor

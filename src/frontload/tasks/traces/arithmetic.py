@@ -84,7 +84,8 @@ class Products(GymFamily):
 
     def work(self, entry: Entry) -> Work:
         value, *factors = (int(term) for term in entry["metadata"]["expression"].split(" * "))
-        steps, checks = [], []
+        steps: list[str] = []
+        checks: list[str] = []
         for factor in factors:
             steps += _long_multiplication(value, factor)
             checks.insert(0, undo(value, "*", factor))

@@ -58,7 +58,7 @@ class CountBits(GymFamily):
     name = "count_bits"
     domain = "code"
     levels = tuple({"min_n": 2**bits, "max_n": 4 * 2**bits} for bits in (5, 6, 8, 10, 12))
-    chance = 0.3
+    chance = 0.21
 
     def work(self, entry: Entry) -> Work:
         number, binary = entry["metadata"]["number"], entry["metadata"]["binary"]

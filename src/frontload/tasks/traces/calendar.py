@@ -80,13 +80,9 @@ class TimeIntervals(GymFamily):
 
     def mistake(self, rng: random.Random, problem: Problem) -> str:
         number = rng.choice(list(re.finditer(r"\d+", problem.answer)))
-        changed = another_number(rng, number[0]).removeprefix("-").zfill(len(number[0]))
+        width = 2 if ":" in problem.answer else 1
+        changed = another_number(rng, number[0]).removeprefix("-").zfill(width)
         return problem.answer[: number.start()] + changed + problem.answer[number.end() :]
-
-    def score(self, problem: Problem, answer: str) -> float:
-        """As for all. Past midnight a scorer bound to one form would raise on another: only
-        answers in the asked form count."""
-        return super().score(problem, answer)
 
 
 def _weekday_after(entry: Entry) -> Work:
@@ -113,7 +109,8 @@ def _days_counted(entry: Entry) -> Work:
     wait = (_DAYS.index(weekday) - start.weekday()) % 7
     first = start + timedelta(days=wait)
     days = [first + timedelta(days=7 * week) for week in range(((end - first).days) // 7 + 1)]
-    steps = [f"{wait} days after {_written(start)}, a {_DAYS[start.weekday()]}, is {_written(first)}"]
+    opening = f"{_written(start)} is a {_DAYS[start.weekday()]}"
+    steps = [f"{opening}, the first {weekday} is {wait} days later, {_written(first)}"]
     listed = ", ".join(map(_written, days)) if days else f"none up to {_written(end)}"
     later = days[-1] + timedelta(days=7) if days else first
     check = f"the next {weekday} would be {_written(later)}, past {_written(end)}"
@@ -151,7 +148,8 @@ def _between_times(start: list[str], end: list[str]) -> Work:
     first, first_lines = _in_units(start)
     last, last_lines = _in_units(end)
     steps = [*first_lines, *last_lines, equation(last, "-", first)]
-    parts, left = [], last - first
+    parts: list[int] = []
+    left = last - first
     for _ in range(len(start) - 1):
         steps.append(division(left, 60))
         left, part = divmod(left, 60)

@@ -30,6 +30,13 @@ _RELATIONS = {
     "sibling's child": ("nephew", "niece"),
 }
 """Relation -> the word for a man and for a woman."""
+_INVERSE = {
+    "parent": "child",
+    "child": "parent",
+    "grandparent": "grandchild",
+    "parent's sibling": "sibling's child",
+    "sibling's child": "parent's sibling",
+}
 
 
 class LegCounting(GymFamily):
@@ -46,7 +53,9 @@ class LegCounting(GymFamily):
         from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
         animals = entry["metadata"]["animals"]
-        steps = [f"{name}: {equation(count, '*', ANIMALS[name])}" for name, count in animals.items()]
+        steps = [
+            f"{name}: {equation(count, '*', ANIMALS[name])}" for name, count in animals.items()
+        ]
         legs = [count * ANIMALS[name] for name, count in animals.items()]
         if len(legs) == 1:
             return Work(steps, [" + ".join([str(legs[0] // n)] * n) + f" = {legs[0]}"
@@ -95,7 +104,9 @@ class FamilyRelationships(GymFamily):
             return None
         sex = "woman" if one in _WOMEN else "man"
         steps = [*links, f"so {one} is the {kind} of {other}", f"{one} is a {sex}: {word}"]
-        return Work(steps, [f"the {word} of {other} is a {sex}, as {one} is"])
+        return Work(
+            steps, [f"the other way round, {other} is the {_INVERSE.get(kind, kind)} of {one}"]
+        )
 
     def mistake(self, rng: random.Random, problem: Problem) -> str:
         return rng.choice([word for words in _RELATIONS.values() for word in words])

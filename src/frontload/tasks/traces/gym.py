@@ -3,8 +3,8 @@
 A subclass names a reasoning-gym dataset, its settings at each difficulty (`levels`) and writes the
 solution (`work`). Guarantees, tested as laws over every family:
 
-- a problem depends on the given generator alone: not on the day, the locale's clock or
-  PYTHONHASHSEED, all of which leak into some reasoning-gym datasets (those we leave out or mend);
+- a problem depends on the given generator alone: not on today's date or PYTHONHASHSEED, which
+  leak into some reasoning-gym datasets (we keep out of those, or of what leaks);
 - the steps arrive at the answer on their own. `work` recomputes it, and where reasoning-gym is
   wrong or ambiguous it returns None and another problem is drawn;
 - `score` is 1.0 for a full mark of reasoning-gym's scorer and 0.0 for anything less: the partial

@@ -1,4 +1,8 @@
-"""Knights and knaves, by cases: suppose who tells the truth, then look at what each one said."""
+"""Knights and knaves, by cases: suppose who tells the truth, then look at what each one said.
+
+Statements that only name one person (reasoning-gym's `depth_constraint` 1) never fix who is who:
+exchanging all knights and knaves keeps them fulfilled. So every level nests statements.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +23,25 @@ class KnightsKnaves(GymFamily):
 
     name = "knights_knaves"
     domain = "logic"
-    levels = (
-        {"n_people": 2, "depth_constraint": 1},
-        {"n_people": 2, "depth_constraint": 2},
-        {"n_people": 3, "depth_constraint": 2},
+    levels = tuple(
+        {"n_people": people, "depth_constraint": depth}
+        for people, depth in ((2, 2), (3, 2), (3, 3))
     )
-    chance = 0.3
+    chance = 0.2
+    """Two of the three levels have 4 or 8 assignments, which are not equally frequent."""
 
     def work(self, entry: Entry) -> Work:
         known = entry["metadata"]
         names = [str(name) for name in known["names"]]
         roles = known["knight_knave_terms"]
         says = known["statements"]
-        steps, checks, fits = [], [], []
+        steps: list[str] = []
+        checks: list[str] = []
+        fits = []
         for truthful in itertools.product((True, False), repeat=len(names)):
             clash = _first_clash(truthful, says)
             case = ", ".join(
-                f"{name} {roles['a_knight' if honest else 'a_knave']}"
+                f"{name} is {roles['a_knight' if honest else 'a_knave']}"
                 for name, honest in zip(names, truthful, strict=True)
             )
             if clash is None:

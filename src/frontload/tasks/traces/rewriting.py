@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 
 from frontload.tasks.families import Problem
 from frontload.tasks.traces.gym import Entry, GymFamily, Work, open_dataset, swapped
@@ -20,18 +21,18 @@ class TokenRewriting(GymFamily):
 
     def work(self, entry: Entry) -> Work | None:
         program = entry["question"].split("program:\n\n")[1].split("\n\nReturn")[0].split()
-        steps = []
+        steps: list[str] = []
         while (place := _facing(program)) is not None and len(steps) < _MAX_REWRITES:
             left, right = program[place : place + 2]
             put = [] if left[0] == right[1] else [right, left]
             program = [*program[:place], *put, *program[place + 2 :]]
             state = " ".join(program)
             steps.append(f"{left} {right} becomes {' '.join(put) or 'nothing'}: {state}")
-        if " ".join(program) != entry["answer"] or not program:
-            return None  # too long to write out, or nothing left to answer with
+        if " ".join(program) != entry["answer"] or not program or not steps:
+            return None  # too long to write out, nothing left to answer with, or nothing to do
         inward = sum(token[0] == "#" for token in program)
         checks = [f"{inward} with # in front, then {len(program) - inward} with # behind"]
-        return Work(steps or [f"No neighbours face each other: {entry['answer']}"], checks)
+        return Work(steps, checks)
 
     def mistake(self, rng: random.Random, problem: Problem) -> str:
         tokens = problem.answer.split()
@@ -60,10 +61,12 @@ class StringManipulation(GymFamily):
     def work(self, entry: Entry) -> Work | None:
         known = entry["metadata"]
         rules, states = _rules(known["selected_rules"]), list(known["states"])
-        if not states[-1] or len(states) > _MAX_REWRITES or "cb" in states[:-1]:
+        if not states[-1] or not 1 < len(states) <= _MAX_REWRITES:
+            return None  # nothing to answer with, nothing to do, or too long to write out
+        if "cb" in states:
             return None  # on "cb" alone reasoning-gym forgets to delete the last character
         steps = []
-        for before, after in zip(states, states[1:], strict=False):
+        for before, after in pairwise(states):
             number, result = _first_rule(rules, before)
             assert result == after
             steps.append(f"rule {number}: {after}")
@@ -82,7 +85,7 @@ class StringManipulation(GymFamily):
 
 def _facing(program: list[str]) -> int | None:
     """Place of the leftmost pair whose # signs face each other."""
-    for place, (left, right) in enumerate(zip(program, program[1:], strict=False)):
+    for place, (left, right) in enumerate(pairwise(program)):
         if left[1] == "#" and right[0] == "#":
             return place
     return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import re
 from ast import literal_eval
+from itertools import pairwise
 
 from frontload.tasks.families import Problem
 from frontload.tasks.traces.gym import Entry, GymFamily, Work, another_number, swapped
-from frontload.tasks.traces.lines import equation
+from frontload.tasks.traces.lines import calculate, equation
 
 
 class NumberSorting(GymFamily):
@@ -35,8 +36,7 @@ class NumberSorting(GymFamily):
             left.remove(chosen)
             taken.append(chosen)
             steps.append(f"{word}: {chosen}" + (f", left: {', '.join(left)}" if left else ""))
-        pairs = zip(taken, taken[1:], strict=False)
-        return Work([*steps, f"{taken}"], [f"{a} {sign} {b}" for a, b in pairs])
+        return Work([*steps, f"{taken}"], [f"{a} {sign} {b}" for a, b in pairwise(taken)])
 
     def score(self, problem: Problem, answer: str) -> float:
         """Exact numbers in the right order. reasoning-gym's scorer, which also decides, is lax:
@@ -88,9 +88,10 @@ class NumberFiltering(GymFamily):
 
 
 class NumberSequence(GymFamily):
-    """Name the rule, show that it makes the given terms, apply it once more.
+    """Differences, the rule, that it makes the given terms, and the rule once more.
 
     Only reasoning-gym's rule counts as right, though a few short sequences fit another one too.
+    Sequences that end in a standstill are drawn again: most of them run into 0.
     """
 
     name = "number_sequence"
@@ -103,14 +104,16 @@ class NumberSequence(GymFamily):
 
     def work(self, entry: Entry) -> Work | None:
         known = entry["metadata"]
-        terms, rule = known["sequence"], known["rule"]
+        terms, rule = known["sequence"], simplified(known["rule"])
+        if not rule or terms[-1] == terms[-2]:
+            return None
         lines = []
         for place in range(len(terms) - 1):
             line, value = _applied(rule, terms, place)
-            if value != terms[place + 1] or not line:
-                return None
+            assert value == terms[place + 1], (known["rule"], terms)
             lines.append(line)
-        steps = [f"rule: {rule}", *lines[:2], lines[-1]]
+        differences = ", ".join(str(b - a) for a, b in pairwise(terms[:-1]))
+        steps = [f"differences: {differences}", f"rule: {_spoken(rule)}", *lines[:2], lines[-1]]
         return Work(steps, lines[2:-1])
 
     def mistake(self, rng: random.Random, problem: Problem) -> str:
@@ -126,8 +129,10 @@ class WordSequenceReversal(GymFamily):
         {"min_words": low, "max_words": high} for low, high in ((3, 3), (4, 5), (5, 7), (7, 9))
     )
 
-    def work(self, entry: Entry) -> Work:
+    def work(self, entry: Entry) -> Work | None:
         words = entry["metadata"]["words"]
+        if len(set(words)) < 2:
+            return None  # the same either way
         taken = words[::-1]
         steps = [f"word {len(words) - place}: {word}" for place, word in enumerate(taken)]
         checks = [f"{len(words)} words, first {taken[0]}, last {taken[-1]}"]
@@ -143,29 +148,50 @@ def _compared(number: float, limit: float) -> str:
     return ">" if number > limit else "<"
 
 
-def _applied(rule: str, terms: list[int], place: int) -> tuple[str, int]:
-    """One term to the next by reasoning-gym's wording of a rule, as `a + 3 = b, b * 2 = c`."""
+def simplified(rule: str) -> list[tuple[str, int]]:
+    """reasoning-gym's wording of a rule as (operation, number), neighbours of a kind joined.
+
+    `double then multiply by 3` is (*, 6), `add 4 then add -4` nothing at all.
+    """
+    parts: list[tuple[str, int]] = []
+    for text in rule.split(" then "):
+        sign, number = _operation(text)
+        if parts and parts[-1][0] == sign and sign in "+*":
+            before = parts.pop()[1]
+            number = before + number if sign == "+" else before * number
+        if sign and (sign, number) not in (("+", 0), ("*", 1)):
+            parts.append((sign, number))
+    return parts
+
+
+def _operation(text: str) -> tuple[str, int]:
+    fixed = {"double": ("*", 2), "square": ("^", 2), "halve": ("//", 2), "add previous": ("p", 0)}
+    if text in fixed:
+        return fixed[text]
+    if text.startswith("multiply by "):
+        return "*", int(text.removeprefix("multiply by "))
+    return ("+", int(text.removeprefix("add "))) if text else ("", 0)
+
+
+def _spoken(rule: list[tuple[str, int]]) -> str:
+    words = {"+": "add {}", "*": "multiply by {}", "^": "square", "//": "halve, rounding down"}
+    return ", then ".join(
+        words.get(sign, "add the term before").format(number) for sign, number in rule
+    )
+
+
+def _applied(rule: list[tuple[str, int]], terms: list[int], place: int) -> tuple[str, int]:
+    """(lines such as `a + 3 = b, b * 2 = c`, the term after the one at `place`)."""
     value, lines = terms[place], []
-    for part in rule.split(" then "):
-        before = value
-        if part == "double" or part.startswith("multiply by "):
-            factor = 2 if part == "double" else int(part.removeprefix("multiply by "))
-            lines.append(equation(before, "*", factor))
-            value = before * factor
-        elif part == "square":
-            lines.append(equation(before, "*", before))
-            value = before * before
-        elif part == "halve":
-            value = before // 2
-            lines.append(f"{before} // 2 = {value}")
-        elif part == "add previous":
-            if place == 0:
-                continue
-            value = before + terms[place - 1]
-            lines.append(equation(before, "+", terms[place - 1]))
-        elif part.startswith("add "):
-            value = before + int(part.removeprefix("add "))
-            lines.append(equation(before, "+", int(part.removeprefix("add "))))
-        else:
-            return "", value
+    for sign, number in rule:
+        if sign == "//":
+            lines.append(f"{value} // 2 = {value // 2}")
+            value //= 2
+            continue
+        if sign == "p":
+            sign, number = "+", terms[place - 1] if place else 0
+        if sign == "^":
+            sign, number = "*", value
+        lines.append(equation(value, sign, number))
+        value = calculate(value, sign, number)
     return ", ".join(lines), value

@@ -40,7 +40,7 @@ class Syllogism(GymFamily):
         },
         {"inversion_probability": 0.25, "invalid_ratio": 0.5},
     )
-    chance = 0.6
+    chance = 0.52
 
     def work(self, entry: Entry) -> Work | None:
         known = entry["metadata"]
@@ -50,14 +50,19 @@ class Syllogism(GymFamily):
         world = counterexample(first, second, conclusion)
         if (entry["answer"] == "Yes") != (world is None):
             return None
+        claim = _write(conclusion, terms)
         denial = _write((_DENIAL[conclusion[0]], *conclusion[1:]), terms)
         if world is None:
-            steps = [*_derivation(first, second, conclusion, terms), f"So {texts[2]}: Yes"]
+            steps = [*_derivation(first, second, conclusion, terms), f"So {claim}: Yes"]
             return Work(steps, [f"suppose instead {denial}; then the statements cannot both hold"])
-        people = "; ".join(f"{name}: {_kinds(one, terms)}" for name, one in zip("xyz", world))  # noqa: B905
+        individuals = zip("xyz", world, strict=False)
+        people = "; ".join(f"{name}: {_kinds(one, terms)}" for name, one in individuals)
         steps = [f"Imagine a world with only {people}"]
-        steps += [f"There, statement {place + 1} holds: {texts[place]}" for place in range(2)]
-        steps += [f"There, it fails that {texts[2]}, so it does not follow: No"]
+        steps += [
+            f"There, statement {place} holds: {_write(statement, terms)}"
+            for place, statement in enumerate((first, second), start=1)
+        ]
+        steps += [f"There, it fails that {claim}, so it does not follow: No"]
         return Work(steps, [f"in that world {denial}"])
 
     def mistake(self, rng: random.Random, problem: Problem) -> str:
@@ -122,13 +127,11 @@ def _derivation(
             return _turned(place, quantifier, terms[subject], terms[predicate])
     middle, last = terms[first[2]], terms[second[2]]
     taken = "any" if first[0] == "All" else "one"
-    ending = "no" if second[0] == "No" else "also one"
+    ending = "none" if second[0] == "No" else "also one"
     return [
         f"Take {taken} of the {terms[first[1]]} that statement 1 speaks of: "
         f"it is one of the {middle}",
-        f"Statement 2 is about all {middle}: it is {ending} of the {last}".replace(
-            "no of", "none of"
-        ),
+        f"Statement 2 is about all {middle}: it is {ending} of the {last}",
     ]
 
 

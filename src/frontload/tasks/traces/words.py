@@ -18,7 +18,7 @@ class LetterCounting(GymFamily):
         {"min_words": low, "max_words": high}
         for low, high in ((2, 4), (4, 6), (6, 9), (9, 12), (12, 16))
     )
-    chance = 0.45
+    chance = 0.44
     """The letter was picked because it occurs, so 1 is a good guess in short texts."""
 
     def work(self, entry: Entry) -> Work:
@@ -37,8 +37,10 @@ class SpellBackward(GymFamily):
         for low, high in ((3, 4), (5, 5), (6, 6), (7, 8), (9, 10))
     )
 
-    def work(self, entry: Entry) -> Work:
+    def work(self, entry: Entry) -> Work | None:
         word = entry["metadata"]["word"]
+        if word == word[::-1]:
+            return None  # nothing to turn round
         steps = [f"letters: {' '.join(word)}", f"from the end: {' '.join(word[::-1])}"]
         back = [f"{len(word)} letters, first {word[-1]}, last {word[0]}"]
         return Work([*steps, word[::-1]], back)
@@ -48,20 +50,24 @@ class SpellBackward(GymFamily):
 
 
 class CaesarCipher(GymFamily):
-    """Try shifts on the longest word until English comes out, then shift back every word."""
+    """Try shifts on the longest word until English comes out, then shift back every word.
+
+    The texts are 142 to 319 sentences of one story, so the held-out prompts are other shifts of
+    sentences that training may have seen.
+    """
 
     name = "caesar_cipher"
     domain = "language"
     levels = tuple(
         {"min_words": 3, "max_words": words, "max_rotation": rotation}
-        for words, rotation in ((6, 3), (8, 5), (10, 10), (20, 25))
+        for words, rotation in ((8, 3), (8, 6), (12, 10), (20, 25))
     )
 
     def work(self, entry: Entry) -> Work | None:
         known = entry["metadata"]
         cipher, rotation = known["cipher_text"], known["rotation"]
-        if not cipher.isascii():
-            return None
+        if not known["clear_text"].isascii():
+            return None  # an Ë, which reasoning-gym turns into some plain letter for good
         words = cipher.split()
         longest = max(words, key=len)
         steps = [f"shift {by}: {longest} -> {shifted(longest, -by)}" for by in range(1, rotation)]

@@ -137,8 +137,15 @@ def compare(preset: str, num_prompts: int, repeats: int) -> Comparison:
     peer_model.set_attn_implementation("sdpa")
 
     def ours() -> list[Generation]:
-        settings = {"max_new_tokens": NEW_TOKENS, "context": CONTEXT, "batch_size": 256}
-        return [a for (a,) in generate(ours_model, prompts, end_ids=ends, pad_id=0, **settings)]
+        answers = generate(
+            ours_model,
+            prompts,
+            end_ids=ends,
+            pad_id=0,
+            max_new_tokens=NEW_TOKENS,
+            context=CONTEXT,
+        )
+        return [answer for (answer,) in answers]
 
     def peer() -> list[Generation]:
         return one_by_one(peer_model, prompts, ends)

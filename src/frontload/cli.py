@@ -66,6 +66,37 @@ def study_report(spec: Spec, out: Out = Path("runs")) -> None:
     report_verb(checked, spec.parent, out)
 
 
+@data.command("profile")
+def data_profile(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="A path, folder, glob, installed-text, SPEC.yaml or SPEC.yaml#source.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for NAME.json and NAME.html; print only if absent.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Count tokens with this tokenizer; words unless given.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Our field = their column, as in prompt=question; may be repeated."),
+    ] = None,
+) -> None:
+    """Scale, diversity, quality and depth of datasets: a card for each."""
+    columns = dict(pair.partition("=")[::2] for pair in column or [])
+    if not all(columns.values()):
+        raise ValueError("--column: write FIELD=COLUMN, for example prompt=question")
+    from rich.console import Console
+
+    from frontload.corpus.profile import profile_command
+
+    profile_command(sources, out=out, tokenizer=tokenizer, columns=columns, console=Console())
+
+
 def main() -> None:
     """Entry point: a ValueError is for the user, anything else is ours and keeps its trace."""
     try:
@@ -79,3 +110,7 @@ def main() -> None:
     except OSError as error:
         print(f"frontload: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

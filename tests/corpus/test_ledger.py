@@ -40,15 +40,20 @@ def packs(tmp_path_factory) -> Packs:
 
 @st.composite
 def stages(draw: st.DrawFn) -> StageConfig:
-    names = draw(st.lists(st.sampled_from("ABC"), min_size=1, unique=True))
-    weights = [draw(st.integers(1, 9)) for _ in names]
+    """Two phases, so that rows cut at the end of the first are read again in a later pass."""
+    phases = []
+    for until in (0.3, 1.0):
+        names = draw(st.lists(st.sampled_from("ABC"), min_size=1, unique=True))
+        weights = [draw(st.integers(1, 9)) for _ in names]
+        mixture = {n: w / sum(weights) for n, w in zip(names, weights, strict=True)}
+        phases.append({"until": until, "mixture": mixture})
     return StageConfig(
         kind="pretrain",
         budget={
-            "amount": draw(st.integers(60, 2500)),
+            "amount": draw(st.integers(200, 2500)),
             "unit": draw(st.sampled_from(["tokens", "supervised_tokens"])),
         },
-        mixture={n: w / sum(weights) for n, w in zip(names, weights, strict=True)},
+        phases=phases,
         batch_rows=draw(st.integers(1, 9)),
         optimizer={"learning_rate": 0.01},
         max_passes=1000,
@@ -62,9 +67,11 @@ def rate(step: int) -> float:
 class Run:
     """A stage that only reads its data."""
 
-    def __init__(self, config: StageConfig, packs: Packs, *, name: str = "stage") -> None:
+    def __init__(
+        self, config: StageConfig, packs: Packs, *, name: str = "stage", cursors=None
+    ) -> None:
         self.config, self.packs = config, packs
-        self.order: Order = plan_order(config, packs, seed=0)
+        self.order: Order = plan_order(config, packs, seed=0, cursors=cursors)
         self.name = name
 
     def ledger(self) -> StageLedger:
@@ -93,8 +100,9 @@ def test_what_was_trained_is_what_was_planned(packs, config) -> None:
     run = Run(config, packs)
     rows = run.table().to_pylist()
     assert {row["source"]: row["tokens"] for row in rows} == run.order.tokens_by_source()
-    (quota,) = phase_quotas(config)
-    assert {row["source"]: row[config.budget.unit] for row in rows} == quota
+    quotas = phase_quotas(config)
+    planned = {name: sum(quota.get(name, 0) for quota in quotas) for name in config.sources}
+    assert {row["source"]: row[config.budget.unit] for row in rows} == planned
 
 
 @laws
@@ -229,6 +237,16 @@ def test_prompts_met_again_in_a_later_stage_count_once(packs) -> None:
     assert arm.by_source["A"]["unique_prompts"] == arm.unique_prompts == packs["A"].num_prompts
     assert arm.unique_prompts_exact
     assert arm.by_source["A"]["unique_tokens"] == 2 * packs["A"].total_tokens
+
+
+def test_prompts_of_stages_that_read_different_rows_are_united(packs) -> None:
+    half = packs["A"].total_tokens // 2
+    first = Run(sft(half, "A"), packs)
+    second = Run(sft(packs["A"].total_tokens - half, "A"), packs, cursors=first.order.cursors)
+    tables = [first.table(), second.table()]
+    counts = [sum_over_stages([table]).unique_prompts for table in tables]
+    both = sum_over_stages(tables).unique_prompts
+    assert max(counts) < both < sum(counts)
 
 
 def test_prompts_of_sources_with_the_same_prompts_are_united(packs, tmp_path) -> None:

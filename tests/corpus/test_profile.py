@@ -11,7 +11,7 @@ from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from frontload.corpus.config import Files, Problems
-from frontload.corpus.profile import profile, profile_command, read_sources
+from frontload.corpus.profile import load_token_counter, profile, profile_command, read_sources
 from frontload.corpus.sources import open_source
 
 LONG = "<think>one;two;?check</think>3"
@@ -111,6 +111,11 @@ def test_tokens_are_the_tokenizers_when_one_is_given(tmp_path):
     (card,) = profile_command([str(path)], tokenizer=None, **arguments)
     assert card.scale.tokens == 6
     assert card.tokens_are.startswith("words")
+
+
+def test_a_missing_tokenizer_names_the_option(tmp_path):
+    with pytest.raises(ValueError, match=r"--tokenizer: cannot load .*give a tokenizer.json"):
+        load_token_counter(str(tmp_path / "nothing" / "here"))
 
 
 def test_cards_are_saved_and_never_overwritten(tmp_path):

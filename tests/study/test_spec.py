@@ -124,6 +124,7 @@ def test_contrast_weights_sum_to_zero_and_average_each_side() -> None:
         ("contrasts.0.expect", "same", "needs a `margin`"),
         ("evaluation.text.plain text.source", "traces", "is generated; evaluate its `families`"),
         ("sources.base.holdout", 0, "set sources.base.holdout above 0"),
+        ("sources.traces.families", ["runing_sum"], "sources.traces.families: no 'runing_sum'"),
         ("seeds", [1, 1], "each seed once"),
         ("tokenizer.load", "somewhere", "give either `train_on`"),
     ],
@@ -139,6 +140,14 @@ def test_a_mistake_is_refused_with_its_place_and_remedy(
 def test_a_mistake_in_a_template_is_told_once() -> None:
     with pytest.raises(ValueError, match=r"batchrows: unknown key.*\(4 places\)"):
         parse_spec(changed("stages.sft.batchrows", 3))
+
+
+def test_two_sources_of_the_same_files_share_one_holdout() -> None:
+    spec = copy.deepcopy(SPEC)
+    for name, holdout in (("strong", 0.1), ("weak", 0.0)):
+        spec["sources"][name] = {"kind": "files", "paths": ["a.jsonl"], "holdout": holdout}
+    with pytest.raises(ValueError, match=r"sources\.weak\.holdout: 0, but strong reads the same"):
+        parse_spec(spec)
 
 
 def test_a_missing_spec_is_named(tmp_path: Any) -> None:

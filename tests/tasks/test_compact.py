@@ -1,6 +1,7 @@
 """Compact families keep the form that a 0.4M-parameter model learns."""
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -170,7 +171,7 @@ def above(body):
 
 
 def gaps(body):
-    pairs = zip(body, body[1:], strict=False)
+    pairs = pairwise(body)
     return "".join(str((int(right) - int(left)) % 10) for left, right in pairs)
 
 

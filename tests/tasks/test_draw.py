@@ -60,9 +60,7 @@ def test_difficulty_is_cut_to_the_asked_range_and_recorded(name):
 
 def test_every_difficulty_of_the_range_is_drawn():
     family = get_family("running_sum")
-    drawn = {
-        draw_problem(family, seed=0, index=i, difficulty=(3, 5)).difficulty for i in range(60)
-    }
+    drawn = {draw_problem(family, seed=0, index=i, difficulty=(3, 5)).difficulty for i in range(60)}
     assert drawn == {3, 4, 5}
 
 
@@ -93,7 +91,7 @@ def test_the_template_dial_limits_the_wordings(name):
 
 def test_a_space_of_prompts_that_is_too_small_is_refused_by_name():
     side = "train" if held_out("?", HELDOUT_SHARE) else "heldout"
-    with pytest.raises(ValueError, match="one_question.*too few prompts"):
+    with pytest.raises(ValueError, match=r"one_question.*too few prompts"):
         draw_problem(OneQuestion(), seed=0, index=0, split=side)
 
 
@@ -101,9 +99,7 @@ def test_a_space_of_prompts_that_is_too_small_is_refused_by_name():
 def test_the_easiest_compact_problems_still_number_a_hundred(name):
     family = get_family(name)
     low = (family.min_difficulty, family.min_difficulty)
-    prompts = {
-        draw_problem(family, seed=0, index=i, difficulty=low).question for i in range(2000)
-    }
+    prompts = {draw_problem(family, seed=0, index=i, difficulty=low).question for i in range(2000)}
     assert len(prompts) >= 100
     # An evaluation item seldom comes twice when difficulty runs over its usual range.
     heldout = [

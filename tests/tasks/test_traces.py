@@ -212,7 +212,7 @@ _EQUATION = re.compile(rf"(?<![\w./*-])({_SIDE}) = ({_SIDE})(?![\w./]| ×| [*+/-
 _GCD = re.compile(r"gcd\(([\d, ]+)\) = (\d+)")
 _HEX = re.compile(r"^(-?0x\w+ (?:\+|-|\*|<<|>>) \(?-?0x\w+\)?) = (-?0x\w+)$")
 _PRODUCT = re.compile(r"^(\d+) = (\d+(?: × \d+)*)$")
-_ORDER = re.compile(r"(-?[\d.]+) (<=|>=|<|>) (-?[\d.]+)")
+_ORDER = re.compile(r"(?<![\w.])((?:\d+ \* )?-?[\d.]+) (<=|>=|<|>) (-?[\d.]+)")
 _ARITHMETIC = {
     "chain_sum", "basic_arithmetic", "products", "gcd", "lcm", "prime_factorization",
     "fraction_simplification", "simple_equations", "complex_arithmetic", "base_conversion",
@@ -254,6 +254,7 @@ def _value(side: str) -> int:
         ("35/63 = 5/9", []),
         ("0x10 << 0x2 = 0x41", [False]),
         ("-16 < -19", [False]),
+        ("11 * 11 > 120", [True]),
     ],
 )
 def test_the_verifier_of_lines_tells_true_from_false(line: str, truth: list[bool]) -> None:

@@ -18,6 +18,7 @@ from frontload.train.objective import accumulate_gradients, supervised_loss
 from tests.train.small_stage import (
     CONTEXT,
     VOCAB,
+    interrupt_at,
     losses,
     run,
     small_model,

@@ -158,6 +158,9 @@ def load_token_counter(tokenizer: str | None) -> tuple[str, TokenLengths | None]
 
     Args:
         tokenizer: a tokenizer.json, a folder with one, or a name that transformers can load.
+
+    Raises:
+        ValueError: there is no such tokenizer.
     """
     if tokenizer is None:
         return "words: no tokenizer was given", None
@@ -170,7 +173,13 @@ def load_token_counter(tokenizer: str | None) -> tuple[str, TokenLengths | None]
     else:
         from transformers import AutoTokenizer
 
-        loaded = AutoTokenizer.from_pretrained(tokenizer).backend_tokenizer
+        try:
+            loaded = AutoTokenizer.from_pretrained(tokenizer).backend_tokenizer
+        except (OSError, ValueError):
+            raise ValueError(
+                f"--tokenizer: cannot load {tokenizer!r}; give a tokenizer.json, a folder with "
+                "one, or the hub name of a model"
+            ) from None
 
     def count(texts: list[str]) -> list[int]:
         encoded = loaded.encode_batch_fast(texts, add_special_tokens=False)

@@ -23,10 +23,13 @@ _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(/\d+)?")
 _MATHEMATICAL = re.compile(r"[\\^_=]|\d")
 
 
-def grade(items: Sequence[ProblemItem], answers: Sequence[str]) -> list[float | None]:
+def grade(
+    items: Sequence[ProblemItem], answers: Sequence[str], *, limit_s: float = 5.0
+) -> list[float | None]:
     """1.0 for each right answer, else 0.0 (families may give a share); None if nobody can tell.
 
-    Nobody can tell when the comparison had to be killed: that is no wrong answer.
+    Nobody can tell when a comparison took longer than `limit_s` seconds and was killed: that is no
+    wrong answer.
     """
     grades: list[float | None] = []
     undecided: list[int] = []
@@ -36,7 +39,7 @@ def grade(items: Sequence[ProblemItem], answers: Sequence[str]) -> list[float | 
         if value is None:
             undecided.append(row)
     if undecided:
-        with MathVerifier() as verifier:
+        with MathVerifier(limit_s=limit_s) as verifier:
             pairs = [(items[row].gold, answers[row]) for row in undecided]
             for row, verdict in zip(undecided, verifier.verify_many(pairs), strict=True):
                 grades[row] = None if verdict == "timeout" else float(verdict == "right")

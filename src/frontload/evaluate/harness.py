@@ -154,7 +154,7 @@ def _judge(
     """Read and grade all samples of all items at once."""
     owners = [item for item, samples in zip(items, answers, strict=True) for _ in samples]
     flat = [generation for samples in answers for generation in samples]
-    outputs = tokenizer.batch_decode([generation.tokens for generation in flat])
+    outputs = [tokenizer.decode(generation.tokens) for generation in flat]
     parsed = [
         parse_answer(output, finished=generation.finished)
         for output, generation in zip(outputs, flat, strict=True)

@@ -77,16 +77,17 @@ def _what_was_measured(results: Results) -> Iterator[str]:
         )
     unfinished = sorted(
         {
-            f"{stage.id} on {o.benchmark} ({o.truncated + o.unparsed:.0%})"
+            (-round(o.truncated + o.unparsed, 2), f"{stage.id} on {o.benchmark}")
             for stage in results.stages
             for o in stage.outcomes
             if o.truncated + o.unparsed > _MANY_UNFINISHED
         }
     )
     if unfinished:
+        listed = [f"{name} ({-share:.0%})" for share, name in unfinished]
         yield (
-            "Truncated and unparsed answers count as wrong and are more than "
-            f"{_MANY_UNFINISHED:.0%} of: {_listed(unfinished)}."
+            "Truncated and unparsed answers count as wrong. They are more than "
+            f"{_MANY_UNFINISHED:.0%} in: {_listed(listed, limit=4)}."
         )
     partial = [arm.name for arm in results.arms if arm.missing]
     if partial:

@@ -22,11 +22,12 @@ from typing import Any, Literal, Self, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from frontload.corpus.config import Problems, Select, SourceConfig, Union
+from frontload.corpus.config import Files, Problems, Select, SourceConfig, Union
 from frontload.evaluate.config import EvaluationConfig
 from frontload.model.config import ModelConfig, TokenizerConfig
 from frontload.strict import Strict
 from frontload.study.expand import expand
+from frontload.tasks.registry import resolve_families
 from frontload.train.config import StageConfig
 
 Metric = Literal["accuracy", "gold_nll", "bits_per_byte"]
@@ -137,6 +138,14 @@ class StudySpec(Strict):
             parts = (source.of,) if isinstance(source, Select) else parts
             for part in parts:
                 _known(f"sources.{name}.of", part, self.sources)
+        _same_files_same_holdout(self.sources)
+        families = {f"sources.{k}": v for k, v in self.sources.items() if isinstance(v, Problems)}
+        families |= {f"evaluation.benchmarks.{k}": v for k, v in self.evaluation.benchmarks.items()}
+        for where, owner in families.items():
+            try:
+                resolve_families(owner.families)
+            except ValueError as error:
+                raise ValueError(f"{where}.{error}") from None
         for arm, stages in self.arms.items():
             for stage in stages:
                 for source in stage.sources:
@@ -229,6 +238,19 @@ def _has_holdout(where: str, name: str, sources: Mapping[str, Any]) -> None:
         raise ValueError(f"{where}: {name} is generated; evaluate its `families` instead")
     if source.holdout == 0:
         raise ValueError(f"{where}: set sources.{name}.holdout above 0 to keep some of it out")
+
+
+def _same_files_same_holdout(sources: Mapping[str, Any]) -> None:
+    """A prompt held out of one source must not be trained on by way of another."""
+    shares: dict[str, tuple[str, float]] = {}
+    for name, source in sources.items():
+        for path in source.paths if isinstance(source, Files) else ():
+            first, share = shares.setdefault(path, (name, source.holdout))
+            if share != source.holdout:
+                raise ValueError(
+                    f"sources.{name}.holdout: {source.holdout:g}, but {first} reads the same "
+                    f"{path} with {share:g}; held-out prompts would leak. Give both the same"
+                )
 
 
 def _nearest(name: str, known: Any) -> str:

@@ -181,7 +181,17 @@ def _recipe_legend(axes: Any, arms: Arms) -> None:
             for i, recipe in enumerate(arms.recipes)
         ),
     ]  # fmt: skip
-    axes.figure.legend(handles=entries, loc="outside lower left", ncols=3, handletextpad=0.2)
+    axes.figure.legend(
+        handles=entries,
+        loc="outside lower left",
+        ncols=_columns(("before SFT", *arms.recipes)),
+        handletextpad=0.2,
+    )
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """As many legend columns as the longest label leaves room for."""
+    return max(1, min(4, 56 // (max(map(len, labels), default=1) + 7)))
 
 
 def catch_up_panels(results: Results) -> Iterator[str]:
@@ -217,7 +227,8 @@ def _catch_up_panel(arms: Arms, metric: Metric, benchmark: str, recipe: str) -> 
         if metric == "accuracy":
             axes.set_ylim(-3, 103)
         axes.grid()
-        figure.legend(loc="outside lower left", ncols=3, handlelength=1.6, columnspacing=1)
+        figure.legend(loc="outside lower left", ncols=_columns(arms.lineages), handlelength=1.8,
+                      columnspacing=1)  # fmt: skip
         return panels.as_svg(figure, f"{NAMES[metric]} on {benchmark} against reasoning tokens")
 
 
@@ -274,7 +285,8 @@ def _loss_panel(arms: Arms, chosen: Sequence[Key]) -> str:
             for place, multiple in enumerate(multiples):
                 dashes = panels.DASHES[place % len(panels.DASHES)]
                 axes.plot([], [], color=panels.INK, linestyle=dashes, label=times(multiple))
-        figure.legend(loc="outside lower left", ncols=4, handlelength=1.8, columnspacing=1)
+        figure.legend(loc="outside lower left", ncols=_columns(arms.lineages), handlelength=1.8,
+                      columnspacing=1)  # fmt: skip
         return panels.as_svg(figure, f"training loss {recipe or 'before SFT'}")
 
 

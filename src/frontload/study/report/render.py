@@ -87,8 +87,15 @@ def _context(results: Results) -> dict[str, Any]:
                     "supervised_tokens"),
         "flops": _total_flops(results),
         "measured_arms": [arm for arm in results.arms if arm.seeds],
+        "open_arm": _open_arm(results),
         "missing_arms": [arm for arm in results.arms if arm.missing],
     }  # fmt: skip
+
+
+def _open_arm(results: Results) -> str:
+    """The arm whose answers are shown unfolded: the one with most kinds of outcome."""
+    kinds = {arm.name: len(arm.samples) for arm in results.arms}
+    return max(kinds, key=kinds.__getitem__, default="")
 
 
 def _main_metrics(results: Results) -> tuple[list[Metric], list[Metric]]:

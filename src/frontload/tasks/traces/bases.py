@@ -25,7 +25,7 @@ class BaseConversion(GymFamily):
     name = "base_conversion"
     domain = "code"
     levels = (
-        {"min_value": 2, "max_value": 63, "max_base": 4},
+        {"min_value": 4, "max_value": 99, "max_base": 5},
         {"min_value": 10, "max_value": 255, "max_base": 10},
         {"min_value": 10, "max_value": 500},
         {"min_value": 100, "max_value": 1000},
@@ -57,7 +57,7 @@ class CountBits(GymFamily):
 
     name = "count_bits"
     domain = "code"
-    levels = tuple({"min_n": 2**bits, "max_n": 4 * 2**bits} for bits in (5, 6, 8, 10, 12))
+    levels = tuple({"min_n": 2**bits, "max_n": 4 * 2**bits} for bits in (6, 8, 9, 10, 12))
     chance = 0.21
 
     def work(self, entry: Entry) -> Work:

@@ -47,7 +47,7 @@ class LeastCommonMultiple(GymFamily):
     name = "lcm"
     domain = "arithmetic"
     levels = (
-        {"min_value": 2, "max_value": 15},
+        {"min_value": 2, "max_value": 20},
         {"min_value": 2, "max_value": 30},
         {"min_value": 5, "max_value": 100},
         {"min_value": 2, "max_value": 20, "min_numbers": 3, "max_numbers": 3},
@@ -71,8 +71,8 @@ class PrimeFactorization(GymFamily):
     name = "prime_factorization"
     domain = "arithmetic"
     levels = (
-        {"min_value": 4, "max_value": 120},
-        {"min_value": 20, "max_value": 250},
+        {"min_value": 4, "max_value": 200},
+        {"min_value": 20, "max_value": 300},
         {"min_value": 50, "max_value": 500},
         {"min_value": 100, "max_value": 1000},
         {"min_value": 500, "max_value": 3000},
@@ -113,7 +113,7 @@ class FractionSimplification(GymFamily):
     name = "fraction_simplification"
     domain = "arithmetic"
     levels = (
-        {"max_value": 12, "min_factor": 2, "max_factor": 9, "styles": ("plain",)},
+        {"max_value": 15, "min_factor": 2, "max_factor": 9, "styles": ("plain",)},
         {"max_value": 30, "min_factor": 2, "max_factor": 12, "styles": ("plain",)},
         {"max_value": 100, "max_factor": 20, "styles": ("plain", "latex_frac")},
         {"max_value": 300, "max_factor": 50},

@@ -17,7 +17,7 @@ class TokenRewriting(GymFamily):
 
     name = "ab"
     domain = "code"
-    levels = tuple({"length": length} for length in (4, 6, 8, 10, 12))
+    levels = tuple({"length": length} for length in (5, 6, 8, 10, 12))
 
     def work(self, entry: Entry) -> Work | None:
         program = entry["question"].split("program:\n\n")[1].split("\n\nReturn")[0].split()

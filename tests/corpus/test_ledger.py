@@ -22,7 +22,7 @@ from frontload.corpus.ledger import (
 )
 from frontload.corpus.mixture import Order, assemble_batch, phase_quotas, plan_order
 from frontload.corpus.rows import PackedRows
-from frontload.train.config import StageConfig
+from frontload.train.config import Phase, StageConfig
 from tests.corpus.made_packs import made_pack
 
 Packs = dict[str, PackedRows]
@@ -160,6 +160,23 @@ def test_resuming_twice_equals_one_run(packs, config, data) -> None:
             ledger = run.ledger()
             ledger.load_state(state)
         ledger.add(batch, step=step, learning_rate=rate(step))
+    assert ledger.table().equals(run.table())
+
+
+def test_dying_after_every_step_changes_nothing(packs) -> None:
+    config = sft(3 * packs["C"].total_tokens + 3, "C")
+    phases = [{"until": until, "mixture": {"C": 1.0}} for until in (0.1, 0.4, 1.0)]
+    config = config.model_copy(
+        update={"mixture": None, "batch_rows": 1}
+        | {"phases": tuple(Phase.model_validate(phase) for phase in phases)}
+    )
+    run = Run(config, packs)
+    state = run.ledger().state()
+    for step, batch in enumerate(run.batches()):
+        ledger = run.ledger()
+        ledger.load_state(state)
+        ledger.add(batch, step=step, learning_rate=rate(step))
+        state = ledger.state()
     assert ledger.table().equals(run.table())
 
 

@@ -158,3 +158,11 @@ def test_progress_counts_every_answer_once():
         on_progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_an_answer_longer_than_the_spare_room_of_the_cache():
+    model, asked = random_model(), prompts(5, longest=9)
+    expected = [one_by_one(model, prompt, max_new_tokens=100) for prompt in asked]
+    settings = {"max_new_tokens": 100, "context": 200}
+    assert [a for (a,) in answers(model, asked, **settings)] == expected
+    assert max(len(answer.tokens) for answer in expected) == 100

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from frontload.evaluate import score
 from frontload.evaluate.score import Scored, bits_per_byte, negative_log_likelihood
 from tests.evaluate.made_models import random_model, uniform_model
 
@@ -71,3 +72,17 @@ def test_order_does_not_matter():
     forward = negative_log_likelihood(model, asked)
     backward = negative_log_likelihood(model, asked[::-1])
     assert np.array_equal(forward, backward[::-1]) or backward[::-1] == pytest.approx(forward)
+
+
+def test_a_large_vocabulary_shrinks_the_batches(monkeypatch):
+    model, asked = random_model(), sequences(8)
+    expected = negative_log_likelihood(model, asked)
+    monkeypatch.setattr(score, "_LOGITS_PER_BATCH", VOCAB * 70)
+    seen = []
+    watch = model.get_output_embeddings().register_forward_hook(
+        lambda _module, _inputs, logits: seen.append(logits.shape[0])
+    )
+    assert negative_log_likelihood(model, asked) == pytest.approx(expected)
+    watch.remove()
+    assert len(seen) > 1
+    assert max(seen) <= 70

@@ -11,6 +11,7 @@ from frontload.model.config import TokenizerConfig
 from frontload.model.tokenizer import (
     ASSISTANT,
     END,
+    PAD,
     SYSTEM,
     USER,
     encode_example,
@@ -21,7 +22,7 @@ from frontload.model.tokenizer import (
     train_tokenizer,
 )
 
-CONTROL = (END, USER, ASSISTANT, SYSTEM)
+CONTROL = (PAD, END, USER, ASSISTANT, SYSTEM)
 content = st.text(max_size=40).filter(lambda text: not any(t in text for t in CONTROL))
 
 
@@ -135,7 +136,8 @@ def test_a_tokenizer_without_a_template_gets_ours(tokenizer, plain_tokenizer_dir
     encoded = encode_example(loaded, example)
     assert encoded.ids.tolist() == loaded.apply_chat_template(chat(example))["input_ids"]
     assert encoded.ids[-1] == loaded.eos_token_id
-    assert len(set(loaded.convert_tokens_to_ids([*CONTROL[1:], loaded.pad_token]))) == 4
+    control = [*CONTROL[2:], loaded.eos_token, loaded.pad_token]
+    assert len(set(loaded.convert_tokens_to_ids(control))) == 5
 
 
 def test_training_twice_gives_the_same_tokenizer(texts):

@@ -26,8 +26,8 @@ Skill = Callable[[str, str], float]
 NUM_PARAMETERS = 390_000
 GOLD_TOKENS, WINDOW_BYTES = 20, 256
 
-_OWN = ["running-sum", "variable-chain", "sort", "count"]
-_BREADTH = ["reverse", "maximum", "parity", "boolean-chain"]
+_OWN = ["running_sum", "variable_chain", "sort", "count"]
+_BREADTH = ["reverse", "running_max", "parity", "boolean_chain"]
 
 # Points on (own, breadth) after prototype runs of the quickstart's arms.
 LIKE_THE_PROTOTYPE: dict[str, tuple[float, float]] = {

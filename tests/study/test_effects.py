@@ -203,7 +203,7 @@ def test_benjamini_hochberg_agrees_with_statsmodels():
 
 def test_exactly_the_selected_claims_are_decided_at_the_corrected_level():
     rng = np.random.default_rng(6)
-    effects = [made_effect(value) for value in rng.normal(1, 1.5, 40)]
+    effects = [made_effect(value) for value in rng.normal(1, 4, 40)]
     p_values = [p_value(effect, "higher", 0.5) for effect in effects]
     corrected = correct_for_multiplicity(p_values, 0.95)
     decided = [decide(e, corrected.confidence, "higher", 0.5) != "undecided" for e in effects]

@@ -24,7 +24,8 @@ from typing import Literal
 import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+
+from frontload.evaluate.cache import roomy_cache
 
 Precision = Literal["bf16", "fp32"]
 
@@ -221,7 +222,7 @@ def _prefill(
         mask[row, : width - len(prompt)] = 0
     ids, mask = ids.to(model.device), mask.to(model.device)
     seen = mask[:, :width]
-    cache = _reserved_cache(model, width + most)
+    cache = roomy_cache(model)
     logits = model(
         input_ids=ids,
         attention_mask=None if bool(seen.all()) else seen,
@@ -247,51 +248,3 @@ def _choose(logits: torch.Tensor, temperature: float, uniform: torch.Tensor | No
     total = likelihood[:, -1]
     chosen = torch.searchsorted(likelihood, (uniform * total)[:, None], right=True).squeeze(1)
     return chosen.clamp(max=logits.shape[-1] - 1)
-
-
-class _ReservedLayer(DynamicLayer):
-    """Keys and values of one attention layer, with room for the answer from the start.
-
-    `DynamicLayer` concatenates, so every step copies the whole past; this one writes in place.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity = capacity
-        self.filled = 0
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append (rows, heads, new, size) states and return all of them."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            rows, heads, _new, size = key_states.shape
-            self.key_room = key_states.new_empty(rows, heads, self.capacity, size)
-            self.value_room = value_states.new_empty(
-                rows, heads, self.capacity, value_states.shape[-1]
-            )
-        start, self.filled = self.filled, self.filled + key_states.shape[-2]
-        self.key_room[:, :, start : self.filled] = key_states
-        self.value_room[:, :, start : self.filled] = value_states
-        self._show()
-        return self.keys, self.values
-
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Keep (or repeat) the rows listed."""
-        self.key_room = self.key_room.index_select(0, beam_idx)
-        self.value_room = self.value_room.index_select(0, beam_idx)
-        self._show()
-
-    def _show(self) -> None:
-        self.keys = self.key_room[:, :, : self.filled]
-        self.values = self.value_room[:, :, : self.filled]
-
-
-def _reserved_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:
-    """The model's own cache (recurrent and sliding layers as they are), attention reserved."""
-    cache = DynamicCache(config=model.config)
-    cache.layers = [
-        _ReservedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
-    return cache

@@ -25,6 +25,9 @@ from frontload.evaluate.generate import Precision, inference
 _TOKENS_PER_BATCH = 8192
 """Padded tokens of one forward pass: large enough for the matrix units, small enough for caches."""
 
+_LOGITS_PER_BATCH = 2**27
+"""Half a gigabyte in fp32; with a vocabulary of 150,000 this, not the tokens, is what binds."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
@@ -49,6 +52,8 @@ def negative_log_likelihood(
     assert all(0 < sequence.start <= len(sequence.ids) for sequence in sequences)
     nats = np.zeros(len(sequences))
     num_done = 0
+    vocab_size = model.get_output_embeddings().weight.shape[0]
+    tokens_per_batch = min(tokens_per_batch, _LOGITS_PER_BATCH // vocab_size)
     with inference(model, precision):
         for batch in _batches(sequences, tokens_per_batch):
             nats[batch] = _score(model, [sequences[row] for row in batch])

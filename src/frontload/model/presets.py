@@ -89,10 +89,15 @@ _PRESETS: dict[Preset, tuple[type[PretrainedConfig], dict[str, Any]]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParameterCount:
-    """Parameters of a model; `embedding` counts a tied matrix once."""
+    """Parameters of a model, and what of it works on each token."""
 
     total: int
     embedding: int
+    """Input and output embeddings; a tied matrix once."""
+    multiplying: int
+    """Parameters that multiply each token: all but an untied input embedding."""
+    attention_width: int
+    """Heads times head size, summed over attention layers."""
 
 
 def build_model(config: ModelConfig, vocab_size: int, *, seed: int) -> PreTrainedModel:
@@ -121,9 +126,16 @@ def count_parameters(config: ModelConfig, vocab_size: int) -> ParameterCount:
         shape = _preset_config(config, vocab_size)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape)
-    embeddings = {id(w): w for w in (model.get_input_embeddings().weight, model.lm_head.weight)}
+    inputs, outputs = model.get_input_embeddings().weight, model.lm_head.weight
+    total = model.num_parameters()
+    tied = inputs is outputs
     return ParameterCount(
-        total=model.num_parameters(), embedding=sum(w.numel() for w in embeddings.values())
+        total=total,
+        embedding=inputs.numel() if tied else inputs.numel() + outputs.numel(),
+        multiplying=total if tied else total - inputs.numel(),
+        attention_width=sum(
+            module.q_proj.out_features for module in model.modules() if hasattr(module, "q_proj")
+        ),
     )
 
 

@@ -83,6 +83,7 @@ def judge(
         _result(
             reading,
             corrected.confidence if reading.testable else confidence,
+            confidence,
             next(q_values) if reading.testable else None,
         )
         for reading in readings
@@ -229,7 +230,9 @@ def guesser(stage: Stage, cells: Sequence[Cell], *, certain: bool = False) -> tu
     return 100 * float(chances.mean()), 100 * error
 
 
-def _result(reading: Reading, confidence: float, q_value: float | None) -> ContrastResult:
+def _result(
+    reading: Reading, confidence: float, alone: float, q_value: float | None
+) -> ContrastResult:
     contrast, verdict, reason = reading.contrast, reading.verdict, reading.reason
     if verdict is None:
         verdict, reason = _verdict(reading, confidence)
@@ -237,7 +240,7 @@ def _result(reading: Reading, confidence: float, q_value: float | None) -> Contr
         **contrast.model_dump(),
         verdict=verdict,
         reason=reason,
-        measured=_measured(reading, confidence, q_value),
+        measured=_measured(reading, confidence, alone, q_value),
     )
 
 
@@ -278,17 +281,23 @@ def _why(reading: Reading, decision: str, width: float) -> str:
     return f"the interval includes {boundary}"
 
 
-def _measured(reading: Reading, confidence: float, q_value: float | None) -> Measured | None:
+def _measured(
+    reading: Reading, confidence: float, alone: float, q_value: float | None
+) -> Measured | None:
     contrast, effect = reading.contrast, reading.effect
     if effect is None or reading.arm_scores is None:
         return None
-    width = effects.half_width(effect, confidence)
     several = effect.num_seeds > 1
+    least, most = _possible(contrast)
+    low, high = _interval(effect, confidence, least, most)
+    low_alone, high_alone = _interval(effect, alone, least, most)
     detectable = effects.smallest_detectable(effect, contrast.expect, contrast.margin, confidence)
     return Measured(
         effect=effect.value,
-        low=effect.value - width,
-        high=effect.value + width,
+        low=low,
+        high=high,
+        low_alone=low_alone,
+        high_alone=high_alone,
         per_seed=dict(zip(reading.seeds, effect.per_seed, strict=True)),
         standard_error=effect.standard_error,
         seed_share=_seed_share(effect) if several else None,
@@ -296,10 +305,23 @@ def _measured(reading: Reading, confidence: float, q_value: float | None) -> Mea
         num_families=reading.num_families,
         p_value=reading.p_value if several else None,
         q_value=q_value,
-        smallest_detectable=detectable if several else None,
+        smallest_detectable=detectable if several and detectable <= max(-least, most) else None,
         at_limit=reading.at_limit,
         arm_scores=dict(reading.arm_scores),
     )
+
+
+def _interval(effect: Effect, confidence: float, least: float, most: float) -> tuple[float, float]:
+    width = effects.half_width(effect, confidence)
+    return max(effect.value - width, least), min(effect.value + width, most)
+
+
+def _possible(contrast: Contrast) -> tuple[float, float]:
+    """(smallest, largest) effect there can be: accuracies lie between 0 and 100."""
+    if contrast.metric != "accuracy":
+        return -np.inf, np.inf
+    weights = contrast.weights().values()
+    return 100 * sum(w for w in weights if w < 0), 100 * sum(w for w in weights if w > 0)
 
 
 def _seed_share(effect: Effect) -> float:

@@ -2,8 +2,8 @@
 
 Operations follow the usual count (Kaplan et al. 2020, section 2.1): a forward pass multiplies and
 adds once per token and weight, the backward pass twice, so 6 N per token, with N the weights that
-multiply (an input embedding only looks up). Attention adds 12 · layers · width · context / 2 per
-token for causal rows. State-space layers are counted by their weights alone.
+multiply (an untied input embedding only looks up). Attention adds 12 · width · context / 2 per
+token and layer of causal rows. State-space layers are counted by their weights alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from frontload.corpus.mixture import plan_order
 from frontload.corpus.rows import PackedRows, RowWriter
@@ -58,8 +59,7 @@ class Cost:
 def flops_per_token(config: ModelConfig, vocab_size: int) -> float:
     """Forward and backward operations per trained token."""
     count = count_parameters(config, vocab_size)
-    looked_up = count.embedding if not count.tied else 0
-    return 6 * (count.total - looked_up) + 6 * count.attention_width * config.context
+    return 6 * count.multiplying + 6 * count.attention_width * config.context
 
 
 def estimate(spec: StudySpec, plan: Plan) -> Cost:
@@ -82,7 +82,9 @@ def estimate(spec: StudySpec, plan: Plan) -> Cost:
 
 def _measure(spec: StudySpec, node: StageNode, flops: float) -> float:
     """Tokens a second of the real loop on random tokens."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     keep_freed_memory()
+    torch.set_num_threads(spec.engine.threads)
     context, rows = spec.model.context, node.config.batch_rows
     guess = _MEASURE_SECONDS * _GUESSED_FLOPS_PER_SECOND / (flops * context * rows)
     steps = int(np.clip(guess, *_MEASURE_STEPS))
@@ -99,10 +101,8 @@ def _measure(spec: StudySpec, node: StageNode, flops: float) -> float:
         packs = {"random": _random_rows(Path(folder) / "rows", steps * rows, context)}
         order = plan_order(config, packs, seed=0)
         model = build_model(spec.model, spec.tokenizer.vocab_size, seed=0)
-        result = train(
-            model, order, packs, config, seed=0, directory=Path(folder), device="cpu", stage="speed"
-        )
-    return config.budget.amount / result.seconds
+        result = train(model, order, packs, config, seed=0, directory=Path(folder), device=device)
+    return config.budget.amount / result.last["seconds"]
 
 
 def _random_rows(directory: Path, rows: int, context: int) -> PackedRows:

@@ -28,6 +28,9 @@ class Measured(Strict):
     low: float
     high: float
     """Interval at `Results.adjusted_confidence` (at `confidence` when there is one seed)."""
+    low_alone: float
+    high_alone: float
+    """Interval at `confidence`, as if this were the only claim: never what a verdict rests on."""
     per_seed: dict[int, float]
     standard_error: float
     seed_share: float | None
@@ -39,6 +42,7 @@ class Measured(Strict):
     q_value: float | None
     """Benjamini-Hochberg adjusted p-value over all tested contrasts."""
     smallest_detectable: float | None
+    """Null with one seed, or when no effect that is possible would be large enough."""
     at_limit: Literal["", "floor", "ceiling"]
     """Every arm is at chance, or every arm is at 100: the benchmark cannot tell them apart."""
     arm_scores: dict[str, float]

@@ -46,7 +46,7 @@ def draw_problem(
     for _ in range(_MAX_DRAWS):
         level = low + int(rng.random() * (high - low + 1))
         problem = family.make(rng, level, int(rng.random() * num_templates))
-        if held_out(problem.question, HELDOUT_SHARE) == wants_held_out:
+        if held_out(problem.core or problem.question, HELDOUT_SHARE) == wants_held_out:
             return problem
     raise ValueError(
         f"family {family.name!r} has too few prompts at difficulty {low}-{high}: none of "

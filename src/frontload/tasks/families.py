@@ -23,7 +23,9 @@ class Problem:
     """A question with its answer and the steps that lead there.
 
     `steps` are the lines of a correct short trace, in order; `checks` are extra lines that verify
-    it (used at depth "long" only). `payload` is whatever `Family.score` needs beyond the answer.
+    it (used at depth "long" only). `core` is the question without its wording: however a core is
+    put, it stays on one side of the split ("": the question itself). `payload` is whatever
+    `Family.score` needs beyond the answer.
     """
 
     family: str
@@ -32,6 +34,7 @@ class Problem:
     steps: tuple[str, ...]
     checks: tuple[str, ...] = ()
     difficulty: int
+    core: str = ""
     payload: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -30,8 +30,10 @@ def scale_of(contrasts: Sequence[ContrastResult]) -> tuple[float, float]:
             ends += [contrast.measured.low, contrast.measured.high]
             marks += _margins(contrast)
     low, high = min(marks), max(marks)
-    span = max(high - low, 1e-9)
+    span = high - low or max(ends) - min(ends)
     low, high = max(min(*ends, low), low - span), min(max(*ends, high), high + span)
+    if low == high:
+        return -1.0, 1.0
     step = _step(high - low)
     return step * math.floor(low / step), step * math.ceil(high / step)
 

@@ -84,6 +84,7 @@ class GymFamily(Family):
             steps=tuple(work.steps),
             checks=tuple(f"Check: {line}" for line in work.checks),
             difficulty=difficulty,
+            core=entry["question"].strip(),
             payload={"answer": answer, "metadata": known},
         )
 

@@ -10,7 +10,8 @@ import pytest
 
 from frontload.study.analysis import analyze
 from frontload.study.results import read_results, write_results
-from tests.study.made_runs import NUM_PARAMETERS, make_run, quickstart_like
+from tests.study.made_runs import NUM_PARAMETERS, make_run
+from tests.study.made_specs import quickstart_like
 
 ITEMS = 24
 
@@ -66,6 +67,27 @@ def test_effect_is_the_mean_of_its_seeds_and_lies_in_its_interval(results):
             found = contrast.measured
             assert found.effect == pytest.approx(np.mean(list(found.per_seed.values())))
             assert found.low <= found.effect <= found.high
+
+
+def test_intervals_of_accuracy_stay_within_what_is_possible(tmp_path):
+    spec = quickstart_like(seeds=2, items=4)
+    runs, _ = make_run(spec, tmp_path, spread=2.0)
+    results = analyze(spec, runs)
+    for contrast in results.contrasts:
+        if contrast.measured and contrast.metric == "accuracy":
+            largest = 200 if contrast.minus else 100
+            assert -largest <= contrast.measured.low <= contrast.measured.high <= largest
+            assert (contrast.measured.smallest_detectable or 0) <= largest
+    scores = [score for stage in results.stages for score in stage.scores]
+    assert all(0 <= s.low <= s.high <= 100 for s in scores if s.metric == "accuracy")
+
+
+def test_alone_is_never_wider(results):
+    for contrast in results.contrasts:
+        if contrast.measured:
+            found = contrast.measured
+            assert found.low <= found.low_alone <= found.effect
+            assert found.effect <= found.high_alone <= found.high
 
 
 def test_verdicts_and_intervals_agree(results):

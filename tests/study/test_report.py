@@ -12,7 +12,8 @@ from frontload.study.analysis import analyze
 from frontload.study.report import write_report
 from frontload.study.report.render import render
 from frontload.study.report.strips import scale_of, strip
-from tests.study.made_runs import make_run, quickstart_like
+from tests.study.made_runs import make_run
+from tests.study.made_specs import quickstart_like
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 
@@ -81,7 +82,7 @@ def test_all_colors_follow_the_page(page):
 def test_every_claim_is_there_with_its_verdict(results, page):
     text = re.sub(r"\s+", " ", page)
     for contrast in results.contrasts:
-        start = text.index(f'class="claim">{contrast.name}<')
+        start = text.index(f'class="claim">{contrast.name} <')
         end = text.index("</article>", start)
         assert f'<span class="verdict {contrast.verdict}">' in text[start:end]
 

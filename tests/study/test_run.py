@@ -188,16 +188,23 @@ def test_stale_results_can_be_set_aside_and_are_kept(finished: Path, tmp_path: P
 
 def test_a_failed_stage_is_named_with_its_log_and_stops_no_other(tmp_path: Path) -> None:
     spec = copy.deepcopy(SPEC) | {"seeds": [0]}
-    # The plain arm's SFT would need 200 passes over its source.
-    spec["arms"]["plain"]["stages"][1] = {"use": "sft", "budget": "3M"}
-    spec["contrasts"] = []
+    spec["arms"]["plain"]["stages"][0] = {"use": "trunk", "optimizer": {"learning_rate": 1e30}}
     outcome, _ = run(tmp_path, spec)
-    assert list(outcome.failures) == ["plain-seed0"]
-    assert "max_passes" in outcome.failures["plain-seed0"]
-    assert "log.txt" in outcome.failures["plain-seed0"]
+    assert "learning_rate" in outcome.failures["plain.trunk-seed0"]
+    assert "log.txt" in outcome.failures["plain.trunk-seed0"]
+    assert outcome.failures["plain-seed0"] == "left out: needs plain.trunk-seed0"
     assert (tmp_path / "small" / "stages" / "mixed-seed0" / "DONE").is_file()
     results = make_report(outcome)
     assert "plain-seed0" in results.failures
+    assert results.contrasts[0].verdict == "not_measured"
+
+
+def test_an_impossible_budget_is_refused_before_anything_trains(tmp_path: Path) -> None:
+    spec = copy.deepcopy(SPEC) | {"contrasts": []}
+    spec["arms"]["plain"]["stages"][1] = {"use": "sft", "budget": "3M"}
+    with pytest.raises(ValueError, match=r"arms\.plain\.sft: budget: traces has .* max_passes"):
+        run(tmp_path, spec)
+    assert not list((tmp_path / "small" / "stages").glob("*/metrics.jsonl"))
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:

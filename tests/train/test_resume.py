@@ -21,7 +21,14 @@ from frontload.train.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from tests.train.small_stage import interrupt_at, losses, run, run_and_leave_files, stage_config
+from tests.train.small_stage import (
+    interrupt_at,
+    losses,
+    run,
+    run_and_leave_files,
+    small_model,
+    stage_config,
+)
 
 PROGRAM = Path(__file__).with_name("small_stage.py")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -91,6 +98,18 @@ _PHASES = [
     {"until": 0.6, "mixture": {"text": 1.0}},
     {"until": 1.0, "mixture": {"text": 0.5, "problems": 0.5}},
 ]
+
+
+def test_killed_after_its_last_checkpoint_a_stage_has_nothing_left_to_do(tmp_path):
+    """The checkpoint stays until the caller has stored the model."""
+    config = stage_config(checkpoint_every_seconds=0)
+    model, again = small_model(), small_model()
+    first = run(tmp_path, config, model)
+    second = run(tmp_path, config, again)
+    assert second.resumed_at == second.steps
+    assert second.last == first.last
+    assert second.ledger.table().equals(first.ledger.table())
+    assert all(map(torch.equal, model.parameters(), again.parameters()))
 
 
 def test_checkpoint_of_another_config_is_refused_field_by_field(tmp_path):

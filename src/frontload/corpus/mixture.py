@@ -31,7 +31,7 @@ from frontload.corpus.batches import assemble_batch
 from frontload.corpus.rows import PackedRows
 from frontload.train.config import Mixture, StageConfig, Unit
 
-__all__ = ["Order", "assemble_batch", "permutation", "phase_quotas", "plan_order"]
+__all__ = ["Order", "assemble_batch", "permutation", "phase_quotas", "plan_order", "require_passes"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,8 +140,8 @@ def plan_order(
     assert len(names) <= 256, "sources are indexed by 8 bits"
     assert len({packs[name].context for name in names}) == 1, "one context per stage"
     unit = config.budget.unit
+    require_passes(config, packs)
     quotas = phase_quotas(config)
-    _refuse_too_many_passes(config, packs, quotas)
     position = {name: (cursors or {}).get(name, 0) for name in names}
     phases = []
     for quota in quotas:
@@ -260,10 +260,13 @@ def _largest_remainder(size: int, mixture: Mixture) -> dict[str, int]:
     return whole
 
 
-def _refuse_too_many_passes(
-    config: StageConfig, packs: Mapping[str, PackedRows], quotas: list[dict[str, int]]
-) -> None:
-    unit = config.budget.unit
+def require_passes(config: StageConfig, packs: Mapping[str, PackedRows]) -> None:
+    """Refuse a stage that would read a source more than `max_passes` times.
+
+    Raises:
+        ValueError: names the source, what it has, what is needed and the remedy.
+    """
+    unit, quotas = config.budget.unit, phase_quotas(config)
     for name in config.sources:
         available = packs[name].available(unit)
         needed = sum(quota.get(name, 0) for quota in quotas)

@@ -127,7 +127,7 @@ def _passage(document: Document, num_characters: int) -> str:
 def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], NDArray[np.int64]]:
     """Token ids, and for each the number of UTF-8 bytes of text up to its end.
 
-    A character split over tokens belongs to the token that completes it, so bytes add up exactly.
+    A character split over tokens belongs to the first of them, so bytes add up exactly.
     """
     backend = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens
@@ -140,4 +140,4 @@ def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], N
     sizes = 1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF)
     bytes_before = np.concatenate([[0], np.cumsum(sizes)])
     last = np.array([end for _, end in encoding.offsets], dtype=np.int64)
-    return encoding.ids, bytes_before[np.maximum.accumulate(last)] if len(last) else last
+    return encoding.ids, bytes_before[last]

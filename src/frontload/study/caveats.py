@@ -60,7 +60,7 @@ def _what_was_measured(results: Results) -> Iterator[str]:
     if limits:
         yield (
             f"{len(limits)} contrasts were measured where all arms are at chance or at 100, so "
-            f"nothing could be told apart: {'; '.join(limits)}."
+            f"nothing could be told apart: {_listed(limits, limit=4)}."
         )
     below = sorted(
         {

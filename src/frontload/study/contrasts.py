@@ -277,8 +277,8 @@ def _why(reading: Reading, decision: str, width: float) -> str:
         opposite = high < 0 if contrast.expect == "higher" else low > 0
         turned = "lower" if contrast.expect == "higher" else "higher"
         return f"found {turned} instead" if opposite else f"not {contrast.expect}{beyond}"
-    boundary = f"a difference of {margin}" if contrast.margin else "no difference"
-    return f"the interval includes {boundary}"
+    sign = "−" if contrast.expect == "lower" else ""
+    return f"the interval contains {sign}{margin}" if contrast.margin else "the interval contains 0"
 
 
 def _measured(

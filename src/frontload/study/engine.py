@@ -72,15 +72,19 @@ class LocalEngine:
         jobs: Sequence[Job],
         *,
         finished: Iterable[str] = (),
+        before: Progress | None = None,
         on_poll: Callable[[Progress], None] = lambda _: None,
     ) -> Progress:
         """Run all jobs whose needs can be met; names in `finished` count as done already.
+
+        `before` is an earlier run's progress to go on from: what failed there is still missing.
 
         Raises:
             KeyboardInterrupt: after running jobs have stopped; what they saved stays.
         """
         done = set(finished)
-        progress = Progress(states={job.name: "waiting" for job in jobs})
+        progress = before or Progress(states={})
+        progress.states.update({job.name: "waiting" for job in jobs})
         running: dict[str, tuple[Any, int]] = {}
         free = list(range(self.workers))
         context = multiprocessing.get_context("forkserver")

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from frontload.corpus.mixture import require_passes
+from frontload.corpus.rows import PackedRows
 from frontload.study.analysis import analyze
-from frontload.study.artifacts import Artifact, Layout
+from frontload.study.artifacts import Artifact, Layout, pack_name
 from frontload.study.engine import LocalEngine, Progress
-from frontload.study.identity import digest, write_json
+from frontload.study.identity import digest, read_json, write_json
 from frontload.study.live import LiveDisplay
 from frontload.study.plan import make_plan, planned_budget
 from frontload.study.results import Results, write_results
@@ -60,21 +62,28 @@ def run_study(
         _refuse_stale(layout, console, set_stale_aside)
         write_plan(layout)
         artifacts = layout.artifacts.values()
+        finished = [artifact.name for artifact in artifacts if artifact.done]
         missing = [artifact for artifact in artifacts if not artifact.done]
         for artifact in missing:
             artifact.write_record()
-        finished = [artifact.name for artifact in artifacts if artifact.done]
         work = {name: node.config.budget.amount for name, node in plan.nodes.items()}
-        engine = _engine(spec.engine)
         display = LiveDisplay(
             console,
             work={artifact.name: work.get(artifact.name, 0) for artifact in missing},
             directories={artifact.name: artifact.directory for artifact in missing},
             already=sum(work.get(name, 0) for name in finished),
         )
+        engine = _engine(spec.engine)
+        data = [artifact.job for artifact in missing if artifact.name not in plan.nodes]
+        stages = [artifact.job for artifact in missing if artifact.name in plan.nodes]
         with display:
+            prepared = engine.run(data, finished=finished, on_poll=display)
+            refuse_too_many_passes(layout)
             progress = engine.run(
-                [artifact.job for artifact in missing], finished=finished, on_poll=display
+                stages,
+                finished=[*finished, *prepared.named("done")],
+                before=prepared,
+                on_poll=display,
             )
     failures = _failures(layout, progress)
     made = len(progress.named("done"))
@@ -169,6 +178,24 @@ def _engine(config: EngineConfig) -> LocalEngine:
     return LocalEngine(workers=config.workers or max(1, cores), threads=config.threads)
 
 
+def refuse_too_many_passes(layout: Layout) -> None:
+    """Before anything is trained, hold every stage's budget against what its packs contain.
+
+    Raises:
+        ValueError: names the arm, the stage, the source and the remedy.
+    """
+    for node in layout.plan.nodes.values():
+        names = {source: pack_name(source, node.config.supervise) for source in node.config.sources}
+        packs = {source: layout.artifacts[name] for source, name in names.items()}
+        if not all(pack.done for pack in packs.values()):
+            continue  # that failure is told by itself
+        rows = {source: PackedRows.open(pack.directory / "rows") for source, pack in packs.items()}
+        try:
+            require_passes(node.config, rows)
+        except ValueError as error:
+            raise ValueError(f"arms.{node.arms[0]}.{node.config.name}: {error}") from None
+
+
 def _failures(layout: Layout, progress: Progress) -> dict[str, str]:
     failures = {}
     for name in progress.named("failed"):
@@ -190,7 +217,8 @@ def make_report(outcome: Outcome) -> Results:
         key: tuple(layout.artifacts[name].directory for name in names)
         for key, names in layout.plan.paths.items()
     }
-    results = analyze(layout.spec, runs, failures=outcome.failures)
+    plan = read_json(layout.run / "plan.json") if (layout.run / "plan.json").is_file() else {}
+    results = analyze(layout.spec, runs, failures=outcome.failures, plan=plan)
     write_results(results, layout.run / "results.json")
     write_report(results, layout.run / "report.html")
     return results

@@ -70,8 +70,10 @@ def _train(directory: Path, record: Record) -> None:
     parent = record.run / "stages" / record["parent"] if record["parent"] else None
     tokenizer = load_tokenizer(record.tokenizer_directory)
     contract = contract_of(tokenizer)
-    if parent is not None:
-        require_same_contract(contract_of(load_tokenizer(parent / "model")), contract)
+    origin = parent / "model" if parent else record.model.start
+    if origin is not None:
+        theirs = contract_of(load_tokenizer(origin, record.model.revision))
+        require_same_contract(theirs, contract, expected_in=str(origin), found_in="this study")
     packs = {
         source: PackedRows.open(record.run / "data" / name / "rows")
         for source, name in record["packs"].items()

@@ -106,18 +106,19 @@ def train(
         progress = Progress(directory, model, optimizer, ledger, identity)
         if not progress.resume() and optimizer_state is not None:
             optimizer.load_state(read_tensors(optimizer_state / OPTIMIZER_FILE).tensors)
+        resumed_at, steps = progress.step, order.steps(config.batch_rows)
+        tokens = int(order.take[: resumed_at * config.batch_rows].sum(dtype=np.int64))
         stop = stack.enter_context(stop_requests())
         log = stack.enter_context(
             MetricsLog(
                 directory,
-                first_step=progress.step,
+                first_step=resumed_at,
+                tokens=tokens,
                 seconds=progress.seconds,
                 on_step=on_step if ranks.is_main else None,
                 write=ranks.is_main,
             )
         )
-        resumed_at, steps = progress.step, order.steps(config.batch_rows)
-        tokens = int(order.take[: resumed_at * config.batch_rows].sum(dtype=np.int64))
         for step in range(resumed_at, steps):
             start = step * config.batch_rows
             batch = assemble_batch(order, packs, start, start + config.batch_rows)

@@ -40,6 +40,7 @@ class MetricsLog:
         directory: Path,
         *,
         first_step: int,
+        tokens: int,
         seconds: float,
         on_step: Callable[[Metrics], None] | None = None,
         write: bool = True,
@@ -48,12 +49,12 @@ class MetricsLog:
         self.last: Metrics = {}
         self._pending: tuple[Metrics, Reading] | None = None
         self._began = time.perf_counter() - seconds
-        self._recent: deque[tuple[float, float]] = deque(maxlen=_RATE_OVER)
+        self._recent = deque([(time.perf_counter(), float(tokens))], maxlen=_RATE_OVER)
         path = directory / FILE
         self._file = None
         if write:
             with naming_directory(directory):
-                keep_lines_before(path, first_step)
+                self.last = keep_lines_before(path, first_step)
                 self._file = path.open("a", encoding="utf-8")
 
     def add(self, loss_and_norm: Tensor, line: Metrics) -> None:
@@ -129,18 +130,24 @@ class Reading:
         return self._host.tolist()
 
 
-def keep_lines_before(path: Path, step: int) -> None:
-    """Cut metrics.jsonl after the lines of steps below `step`, and before a torn line."""
+def keep_lines_before(path: Path, step: int) -> Metrics:
+    """Cut metrics.jsonl after the lines of steps below `step`, and before a torn line.
+
+    Returns the last line kept, empty where there is none.
+    """
+    last: Metrics = {}
     if not path.is_file():
-        return
+        return last
     size = 0
     with path.open("rb+") as file:
         for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["step"] >= step:
+            if not line.endswith(b"\n") or (metrics := json.loads(line))["step"] >= step:
                 break
+            last = metrics
             size += len(line)
         file.truncate(size)
         os.fsync(file.fileno())
+    return last
 
 
 def _diverged(loss: float, norm: float, line: dict[str, Any]) -> str:

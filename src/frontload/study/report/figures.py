@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from frontload.study.report import panels
-from frontload.study.report.numbers import NAMES
+from frontload.study.report.numbers import NAMES, count
 from frontload.study.results import Results, Score, StageResult
 from frontload.study.spec import Metric
 
@@ -189,6 +190,12 @@ def _recipe_legend(axes: Any, arms: Arms) -> None:
     )
 
 
+def _token_axis(axes: Any, label: str) -> None:
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(lambda tokens, _: count(tokens))
+
+
 def _columns(labels: Sequence[str]) -> int:
     """As many legend columns as the longest label leaves room for."""
     return max(1, min(4, 56 // (max(map(len, labels), default=1) + 7)))
@@ -214,7 +221,7 @@ def _catch_up_panel(arms: Arms, metric: Metric, benchmark: str, recipe: str) -> 
         axes = figure.subplots()
         for number, lineage in enumerate(arms.lineages):
             points = [
-                (_reasoning_tokens(path) / 1e6, score, multiple)
+                (_reasoning_tokens(path), score, multiple)
                 for (of, by, multiple), path in sorted(arms.of.items(), key=lambda at: at[0][2])
                 if of == lineage and by in ("", recipe)
                 if (score := _score(path[-1], metric, benchmark)) is not None
@@ -222,7 +229,7 @@ def _catch_up_panel(arms: Arms, metric: Metric, benchmark: str, recipe: str) -> 
             if points:
                 _catch_up_line(axes, points, lineage, panels.color(number), number)
         axes.set_title(f"{benchmark}, {recipe}")
-        axes.set_xlabel("reasoning tokens over all stages, millions")
+        _token_axis(axes, "reasoning tokens over all stages")
         axes.set_ylabel("points of 100" if metric == "accuracy" else NAMES[metric])
         if metric == "accuracy":
             axes.set_ylim(-3, 103)
@@ -278,7 +285,7 @@ def _loss_panel(arms: Arms, chosen: Sequence[Key]) -> str:
                 label=lineage if multiple == multiples[0] else None,
             )
         axes.set_title(recipe or "before SFT")
-        axes.set_xlabel("tokens in these stages, millions")
+        _token_axis(axes, "tokens in these stages")
         axes.set_ylabel("training loss, nats")
         axes.grid()
         if len(multiples) > 1:
@@ -291,12 +298,12 @@ def _loss_panel(arms: Arms, chosen: Sequence[Key]) -> str:
 
 
 def _joined(path: Sequence[StageResult]) -> tuple[list[float], list[float]]:
-    """The curves of stages one after another, over cumulative millions of tokens."""
+    """The curves of stages one after another, over cumulative tokens."""
     xs: list[float] = []
     ys: list[float] = []
     before = 0.0
     for stage in path:
-        xs += [(before + point.tokens) / 1e6 for point in stage.loss]
+        xs += [before + point.tokens for point in stage.loss]
         ys += [point.loss for point in stage.loss]
         before += stage.cost.tokens if stage.cost else 0.0
     return xs, ys

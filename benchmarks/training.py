@@ -67,14 +67,15 @@ class Size:
     rows: int
     warmup: int
     steps: int
+    rounds: int
 
 
 SIZES = {
-    ("tiny", "cpu"): Size(vocab=512, context=64, rows=32, warmup=20, steps=120),
-    ("small", "cpu"): Size(vocab=8192, context=256, rows=8, warmup=2, steps=8),
-    ("tiny", "cuda"): Size(vocab=512, context=64, rows=1024, warmup=20, steps=200),
-    ("small", "cuda"): Size(vocab=32768, context=1024, rows=64, warmup=10, steps=60),
-    ("base", "cuda"): Size(vocab=32768, context=2048, rows=32, warmup=10, steps=40),
+    ("tiny", "cpu"): Size(vocab=512, context=64, rows=32, warmup=20, steps=120, rounds=5),
+    ("small", "cpu"): Size(vocab=8192, context=256, rows=8, warmup=2, steps=8, rounds=3),
+    ("tiny", "cuda"): Size(vocab=512, context=64, rows=1024, warmup=20, steps=200, rounds=5),
+    ("small", "cuda"): Size(vocab=32768, context=1024, rows=64, warmup=10, steps=60, rounds=5),
+    ("base", "cuda"): Size(vocab=32768, context=2048, rows=32, warmup=10, steps=40, rounds=3),
 }
 
 
@@ -356,7 +357,7 @@ def main() -> int:
     """Compare, print, write; 1 if something falls short."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", nargs="+", help="presets (default: all of the device)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="runs of each side (default: by size)")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--one", nargs=3, metavar=("PRESET", "DEVICE", "SIDE"))
     options = parser.parse_args()
@@ -370,7 +371,10 @@ def main() -> int:
         for preset, device in SIZES
         if device in devices and preset in (options.sizes or [preset])
     ]
-    rows = [compare(preset, device, options.rounds) for preset, device in chosen]
+    rows = [
+        compare(preset, device, options.rounds or SIZES[preset, device].rounds)
+        for preset, device in chosen
+    ]
     show(rows, where)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({"machine": where, "comparisons": rows}, indent=2) + "\n")

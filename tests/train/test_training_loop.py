@@ -12,6 +12,8 @@ from transformers import GraniteConfig, GraniteForCausalLM
 
 from frontload.corpus.batches import IGNORE, assemble_batch
 from frontload.corpus.mixture import plan_order
+from frontload.model.config import ModelConfig
+from frontload.model.presets import build_model
 from frontload.train.distributed import Ranks, full_weights
 from frontload.train.loop import train
 from frontload.train.objective import accumulate_gradients, supervised_loss
@@ -34,6 +36,14 @@ def test_training_learns(tmp_path):
     curve = losses(tmp_path)
     assert len(curve) == result.steps
     assert sum(curve[-5:]) < 0.5 * sum(curve[:5])
+
+
+def test_the_hybrid_learns_in_bf16(tmp_path):
+    """Convolutions, scans and their vectors find their way to an optimizer too."""
+    hybrid = build_model(ModelConfig(preset="hybrid", context=CONTEXT), VOCAB, seed=0)
+    run(tmp_path, stage_config(budget=2_000, precision="bf16"), hybrid)
+    curve = losses(tmp_path)
+    assert curve[-1] < 0.5 * curve[0]
 
 
 def test_budget_is_met_exactly_and_told(tmp_path):

@@ -79,7 +79,11 @@ def test_planned_budgets_follow_phases_and_shares() -> None:
 def test_differences_name_each_field_that_changed() -> None:
     old: dict[str, Any] = {"a": {"b": 1, "c": [1, 2]}, "gone": True}
     new: dict[str, Any] = {"a": {"b": 2, "c": [1, 2]}, "new": None}
-    assert differences(old, new) == ["a.b: 1 -> 2", "gone: true -> (absent)", "new: (absent) -> null"]
+    assert differences(old, new) == [
+        "a.b: 1 -> 2",
+        "gone: true -> (absent)",
+        "new: (absent) -> null",
+    ]
     assert differences(old, old) == []
 
 

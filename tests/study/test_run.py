@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +91,13 @@ def weights(out: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody disturbed."""
     out = tmp_path_factory.mktemp("finished")
     outcome, _ = run(out)
     assert outcome.failures == {}
     make_report(outcome)
-    yield out
+    return out
 
 
 def test_a_run_leaves_the_files_that_it_promises(finished: Path) -> None:
@@ -232,3 +231,20 @@ def test_a_source_that_is_missing_stops_the_run_before_it_begins(tmp_path: Path)
     with pytest.raises(ValueError, match=r"sources\.traces.*nowhere\.jsonl"):
         run(tmp_path, spec)
     assert not (tmp_path / "small" / "stages").exists()
+
+
+def test_a_prompt_in_training_and_evaluation_is_refused_before_anything_trains(
+    tmp_path: Path,
+) -> None:
+    rows = "".join(f'{{"question": "what is {i}?", "answer": "it is {i}"}}\n' for i in range(100))
+    (tmp_path / "here.jsonl").write_text(rows)
+    (tmp_path / "there.jsonl").write_text(rows)
+    spec = copy.deepcopy(SPEC) | {"contrasts": []}
+    spec["sources"] |= {
+        "evaluated": {"kind": "files", "paths": ["here.jsonl"], "holdout": 0.3},
+        "traces": {"kind": "files", "paths": ["there.jsonl"]},
+    }
+    spec["evaluation"]["benchmarks"]["asked"] = {"source": "evaluated", "items": 8}
+    with pytest.raises(ValueError, match=r"benchmarks\.asked: 8 of 8 prompts .* sources\.traces"):
+        run(tmp_path, spec)
+    assert not list((tmp_path / "small" / "stages").glob("*/metrics.jsonl"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -71,7 +72,8 @@ def test_loops_write_out_arms_and_contrasts_with_typed_values() -> None:
         "mixed + SFT 0.004",
     ]
     assert spec.arms["mixed + SFT 0.004"][1].optimizer.learning_rate == 0.004
-    assert [c.name for c in spec.contrasts] == ["mixed leads (SFT 0.002)", "mixed leads (SFT 0.004)"]
+    names = [contrast.name for contrast in spec.contrasts]
+    assert names == ["mixed leads (SFT 0.002)", "mixed leads (SFT 0.004)"]
 
 
 def test_an_arm_after_another_begins_with_all_of_its_stages() -> None:
@@ -132,9 +134,8 @@ def test_contrast_weights_sum_to_zero_and_average_each_side() -> None:
 def test_a_mistake_is_refused_with_its_place_and_remedy(
     path: str, value: Any, expected: str
 ) -> None:
-    with pytest.raises(ValueError, match="(?s).*") as refused:
+    with pytest.raises(ValueError, match=re.escape(expected)):
         parse_spec(changed(path, value))
-    assert expected in str(refused.value)
 
 
 def test_a_mistake_in_a_template_is_told_once() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 
@@ -51,7 +51,7 @@ class Example:
     verified: bool | None = None
 
     @classmethod
-    def of(cls, *, id: str, prompt: str, response: str, source: str, **known) -> Example:
+    def of(cls, *, id: str, prompt: str, response: str, source: str, **known: Any) -> Example:
         """A single-turn example."""
         turns = (Message(role="user", content=prompt), Message(role="assistant", content=response))
         return cls(id=id, messages=turns, source=source, **known)

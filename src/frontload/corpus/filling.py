@@ -119,7 +119,7 @@ class ExampleFiller:
         from frontload.model.tokenizer import encode_examples
 
         encoded = list(encode_examples(self._tokenizer, items))
-        hashes = np.array([_prompt_hash(item.prompt) for item in items], np.uint64)
+        hashes = np.array([prompt_hash(item.prompt) for item in items], np.uint64)
         lengths = np.array([len(example.ids) for example in encoded])
         self.longest = max(self.longest, int(lengths.max()))
         fits = lengths <= self._writer.context
@@ -215,6 +215,6 @@ FILLERS: dict[type, Callable[[RowWriter, Any, bool], Filler]] = {
 }
 
 
-def _prompt_hash(prompt: str) -> int:
+def prompt_hash(prompt: str) -> int:
     digest = hashlib.blake2b(prompt.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")

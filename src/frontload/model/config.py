@@ -50,4 +50,7 @@ class TokenizerConfig(Strict):
     def _one_origin(self) -> Self:
         if bool(self.train_on) == (self.load is not None):
             raise ValueError("tokenizer: give either `train_on` (source names) or `load` (a path)")
+        unused = {"vocab_size", "max_characters"} & self.model_fields_set
+        if self.load is not None and unused:
+            raise ValueError(f"tokenizer.{unused.pop()} has no effect beside `load`; remove it")
         return self

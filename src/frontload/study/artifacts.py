@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frontload.corpus.config import Select, Union
 from frontload.corpus.sources import open_source
+from frontload.model.config import ModelConfig
 from frontload.study.engine import Job
 from frontload.study.identity import (
     Identity,
@@ -25,6 +25,7 @@ from frontload.study.identity import (
     write_json,
 )
 from frontload.study.plan import Plan, StageNode, settings
+from frontload.study.references import parts_of
 from frontload.study.spec import StudySpec
 
 DONE = "DONE"
@@ -104,7 +105,8 @@ class Layout:
         config = self.spec.tokenizer
         made_from: dict[str, Any] = {"settings": config.model_dump(mode="json")}
         if config.load is not None:
-            made_from["content"] = content_digest(self._local(config.load), config.revision)
+            origin = local_or_hub(self.root, config.load)
+            made_from["content"] = content_digest(origin, config.revision)
         return Artifact(
             name=TOKENIZER,
             directory=self.run / "tokenizer",
@@ -157,7 +159,7 @@ class Layout:
         packs = {name: pack_name(name, node.config.supervise) for name in node.config.sources}
         model: dict[str, Any] = self.spec.model.model_dump(mode="json")
         if self.spec.model.start and node.parent is None:
-            start = self._local(self.spec.model.start)
+            start = local_or_hub(self.root, self.spec.model.start)
             model["content"] = content_digest(start, self.spec.model.revision)
         return Artifact(
             name=node.name,
@@ -196,7 +198,7 @@ class Layout:
                 for name, source in self.spec.sources.items()
             },
             "model": self.spec.model.model_dump(mode="json"),
-            "tokenizer": self.spec.tokenizer.model_dump(mode="json"),
+            "tokenizer": self.spec.tokenizer.model_dump(mode="json", exclude_unset=True),
             "evaluation": self.spec.evaluation.model_dump(mode="json"),
             "engine": self.spec.engine.model_dump(mode="json"),
         }
@@ -204,12 +206,10 @@ class Layout:
     def _source(self, name: str, split: str) -> dict[str, Any]:
         """Settings of a source and of those it is made from, and what its files hold."""
         source = self.spec.sources[name]
-        parts = source.of if isinstance(source, Union) else ()
-        parts = (source.of,) if isinstance(source, Select) else parts
         return {
             "settings": source.model_dump(mode="json"),
             "content": self._content(name, split),
-            "parts": {part: self._source(part, split) for part in parts},
+            "parts": {part: self._source(part, split) for part in parts_of(source)},
         }
 
     def _content(self, name: str, split: Any) -> str:
@@ -229,10 +229,18 @@ class Layout:
     def _digest(self, name: str) -> str:
         return digest(self.artifacts[name].identity)
 
-    def _local(self, path: Path | str) -> Path | str:
-        """A path relative to the spec, when there is one; else the name of a hub repository."""
-        local = self.root / path
-        return local if local.exists() else str(path)
+
+def local_or_hub(root: Path, origin: Path | str) -> Path | str:
+    """A path relative to the spec's folder, when it exists; else the name of a hub repository."""
+    local = root / origin
+    return local if local.exists() else str(origin)
+
+
+def placed_model(config: ModelConfig, root: Path) -> ModelConfig:
+    """The settings with a local checkpoint's path made absolute."""
+    if config.start is None:
+        return config
+    return config.model_copy(update={"start": str(local_or_hub(root, config.start))})
 
 
 def pack_name(source: str, supervise: str) -> str:

@@ -20,6 +20,8 @@ from frontload.corpus.rows import PackedRows, RowWriter
 from frontload.model.config import ModelConfig
 from frontload.model.memory import keep_freed_memory
 from frontload.model.presets import build_model, count_parameters
+from frontload.model.tokenizer import load_tokenizer
+from frontload.study.artifacts import local_or_hub, placed_model
 from frontload.study.plan import Plan, StageNode
 from frontload.study.spec import StudySpec
 from frontload.train.config import Budget, ScheduleConfig
@@ -62,9 +64,13 @@ def flops_per_token(config: ModelConfig, vocab_size: int) -> float:
     return 6 * count.multiplying + 6 * count.attention_width * config.context
 
 
-def estimate(spec: StudySpec, plan: Plan) -> Cost:
-    """The cost of a plan, with this machine's speed measured for a few seconds."""
-    vocab_size = spec.tokenizer.vocab_size
+def estimate(spec: StudySpec, plan: Plan, root: Path) -> Cost:
+    """The cost of a plan, with this machine's speed measured for a few seconds.
+
+    `root` is the spec's folder, to which its paths are relative.
+    """
+    spec = spec.model_copy(update={"model": placed_model(spec.model, root)})
+    vocab_size = _vocab_size(spec, root)
     parameters = count_parameters(spec.model, vocab_size).total
     each = flops_per_token(spec.model, vocab_size)
     kept = sum(1 + 2 * node.keep_optimizer for node in plan.nodes.values())
@@ -75,12 +81,19 @@ def estimate(spec: StudySpec, plan: Plan) -> Cost:
         tokens_unshared=sum(
             plan.nodes[name].config.budget.amount for names in plan.paths.values() for name in names
         ),
-        tokens_per_second=_measure(spec, next(iter(plan.nodes.values())), each),
+        tokens_per_second=_measure(spec, next(iter(plan.nodes.values())), each, vocab_size),
         disk_bytes=kept * parameters * _BYTES_PER_WEIGHT,
     )
 
 
-def _measure(spec: StudySpec, node: StageNode, flops: float) -> float:
+def _vocab_size(spec: StudySpec, root: Path) -> int:
+    config = spec.tokenizer
+    if config.load is None:
+        return config.vocab_size
+    return len(load_tokenizer(local_or_hub(root, config.load), config.revision))
+
+
+def _measure(spec: StudySpec, node: StageNode, flops: float, vocab_size: int) -> float:
     """Tokens a second of the real loop on random tokens."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     keep_freed_memory()
@@ -100,7 +113,7 @@ def _measure(spec: StudySpec, node: StageNode, flops: float) -> float:
     with tempfile.TemporaryDirectory() as folder:
         packs = {"random": _random_rows(Path(folder) / "rows", steps * rows, context)}
         order = plan_order(config, packs, seed=0)
-        model = build_model(spec.model, spec.tokenizer.vocab_size, seed=0)
+        model = build_model(spec.model, vocab_size, seed=0)
         result = train(model, order, packs, config, seed=0, directory=Path(folder), device=device)
     return config.budget.amount / result.last["seconds"]
 

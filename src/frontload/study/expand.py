@@ -101,7 +101,7 @@ def _stages_of(
 
 def _stage(entry: Any, templates: Mapping[str, Any], where: str) -> dict[str, Any]:
     override = {"use": entry} if isinstance(entry, str) else _mapping(entry, where)
-    use = override.pop("use", None)
+    use = str(override.pop("use", None))
     if use not in templates:
         known = ", ".join(templates) or "none"
         raise ValueError(f"{where}: `use` names no stage {use!r}; stages: {known}")
@@ -117,7 +117,5 @@ def _merge(base: dict[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
         merged.pop("mixture", None)
     for key, value in override.items():
         nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = (
-            _merge(merged[key], value) if nested and key not in _REPLACED_WHOLE else value
-        )
+        merged[key] = _merge(merged[key], value) if nested and key not in _REPLACED_WHOLE else value
     return merged

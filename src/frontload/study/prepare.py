@@ -6,7 +6,6 @@ is made again from the start, since none of these takes long enough to resume.
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import sys
 import time
@@ -26,7 +25,7 @@ from frontload.evaluate.config import EvaluationConfig
 from frontload.evaluate.items import build_items
 from frontload.model.config import ModelConfig, TokenizerConfig
 from frontload.model.tokenizer import load_tokenizer, train_tokenizer
-from frontload.study.artifacts import DONE, ITEMS, TOKENIZER
+from frontload.study.artifacts import DONE, ITEMS, TOKENIZER, local_or_hub, placed_model
 from frontload.study.identity import read_json, write_json
 
 _SOURCES: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, SourceConfig])
@@ -64,11 +63,7 @@ class Record:
     @property
     def model(self) -> ModelConfig:
         """Settings of the model; a local checkpoint's path is made absolute."""
-        config = ModelConfig.model_validate(self.raw["model"])
-        local = Path(self.raw["root"]) / (config.start or "")
-        if config.start and local.exists():
-            return config.model_copy(update={"start": str(local)})
-        return config
+        return placed_model(ModelConfig.model_validate(self.raw["model"]), Path(self.raw["root"]))
 
     @property
     def evaluation(self) -> EvaluationConfig:
@@ -91,8 +86,8 @@ def make_tokenizer(directory: Path) -> None:
     began, record = time.monotonic(), Record.read(directory)
     config = TokenizerConfig.model_validate(record["tokenizer"])
     if config.load is not None:
-        local = Path(record["root"]) / config.load
-        tokenizer = load_tokenizer(local if local.exists() else config.load, config.revision)
+        origin = local_or_hub(Path(record["root"]), config.load)
+        tokenizer = load_tokenizer(origin, config.revision)
     else:
         texts = (
             text
@@ -158,4 +153,4 @@ def make_items(directory: Path) -> None:
     sources = {name: record.open(name, "heldout") for name in read}
     items = build_items(config, sources, tokenizer, context=record.model.context)
     items.save(directory)
-    finish(directory, began, items=len(items))
+    finish(directory, began, items=len(items), notes=items.notes)

@@ -16,10 +16,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from frontload.corpus.mixture import require_passes
-from frontload.corpus.rows import PackedRows
 from frontload.study.analysis import analyze
-from frontload.study.artifacts import Artifact, Layout, pack_name
+from frontload.study.artifacts import Artifact, Layout
+from frontload.study.checks import refuse_leaks, refuse_too_many_passes
 from frontload.study.engine import LocalEngine, Progress
 from frontload.study.identity import digest, read_json, write_json
 from frontload.study.live import LiveDisplay
@@ -79,6 +78,7 @@ def run_study(
         with display:
             prepared = engine.run(data, finished=finished, on_poll=display)
             refuse_too_many_passes(layout)
+            refuse_leaks(layout)
             progress = engine.run(
                 stages,
                 finished=[*finished, *prepared.named("done")],
@@ -176,24 +176,6 @@ def _engine(config: EngineConfig) -> LocalEngine:
         )
     cores = len(os.sched_getaffinity(0)) // (config.threads * config.processes_per_stage)
     return LocalEngine(workers=config.workers or max(1, cores), threads=config.threads)
-
-
-def refuse_too_many_passes(layout: Layout) -> None:
-    """Before anything is trained, hold every stage's budget against what its packs contain.
-
-    Raises:
-        ValueError: names the arm, the stage, the source and the remedy.
-    """
-    for node in layout.plan.nodes.values():
-        names = {source: pack_name(source, node.config.supervise) for source in node.config.sources}
-        packs = {source: layout.artifacts[name] for source, name in names.items()}
-        if not all(pack.done for pack in packs.values()):
-            continue  # that failure is told by itself
-        rows = {source: PackedRows.open(pack.directory / "rows") for source, pack in packs.items()}
-        try:
-            require_passes(node.config, rows)
-        except ValueError as error:
-            raise ValueError(f"arms.{node.arms[0]}.{node.config.name}: {error}") from None
 
 
 def _failures(layout: Layout, progress: Progress) -> dict[str, str]:

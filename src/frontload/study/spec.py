@@ -13,7 +13,6 @@ resolved before any check, so what is checked is what runs:
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,12 +21,12 @@ from typing import Any, Literal, Self, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from frontload.corpus.config import Files, Problems, Select, SourceConfig, Union
+from frontload.corpus.config import SourceConfig
 from frontload.evaluate.config import EvaluationConfig
 from frontload.model.config import ModelConfig, TokenizerConfig
 from frontload.strict import Strict
 from frontload.study.expand import expand
-from frontload.tasks.registry import resolve_families
+from frontload.study.references import check_references, nearest
 from frontload.train.config import StageConfig
 
 Metric = Literal["accuracy", "gold_nll", "bits_per_byte"]
@@ -129,43 +128,7 @@ class StudySpec(Strict):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: each seed once")
-        for name in self.tokenizer.train_on:
-            _known("tokenizer.train_on", name, self.sources)
-        for name, source in self.sources.items():
-            parts = source.of if isinstance(source, Union) else ()
-            parts = (source.of,) if isinstance(source, Select) else parts
-            for part in parts:
-                _known(f"sources.{name}.of", part, self.sources)
-        _same_files_same_holdout(self.sources)
-        families = {f"sources.{k}": v for k, v in self.sources.items() if isinstance(v, Problems)}
-        families |= {f"evaluation.benchmarks.{k}": v for k, v in self.evaluation.benchmarks.items()}
-        for where, owner in families.items():
-            try:
-                resolve_families(owner.families)
-            except ValueError as error:
-                raise ValueError(f"{where}.{error}") from None
-        for arm, stages in self.arms.items():
-            for stage in stages:
-                for source in stage.sources:
-                    _known(f"arms.{arm}.{stage.name}.mixture", source, self.sources)
-        for name, benchmark in self.evaluation.benchmarks.items():
-            if benchmark.source:
-                where = f"evaluation.benchmarks.{name}.source"
-                _known(where, benchmark.source, self.sources)
-                _has_holdout(where, benchmark.source, self.sources)
-        for name, text in self.evaluation.text.items():
-            where = f"evaluation.text.{name}.source"
-            _known(where, text.source, self.sources)
-            _has_holdout(where, text.source, self.sources)
-        for contrast in self.contrasts:
-            for arm in contrast.weights():
-                _known(f"contrasts[{contrast.name}]", arm, self.arms)
-            measured = contrast.metric == "bits_per_byte"
-            places = self.evaluation.text if measured else self.evaluation.benchmarks
-            for place in contrast.on:
-                _known(f"contrasts[{contrast.name}].on", place, places)
+        check_references(self)
         return self
 
 
@@ -219,44 +182,12 @@ def explain(error: ValidationError, model: type[Strict]) -> list[str]:
         if problem["type"] == "extra_forbidden":
             unknown = str(problem["loc"][-1])
             known = _fields_at(model, problem["loc"][:-1])
-            message = f"unknown key{_nearest(unknown, known)}"
+            message = f"unknown key{nearest(unknown, known)}"
         found.setdefault((problem["loc"][-1:], message), []).append(where)
     return [
         f"  {places[0]}: {message}" + (f" ({len(places)} places)" if len(places) > 1 else "")
         for (_, message), places in found.items()
     ]
-
-
-def _known(where: str, name: str, known: Mapping[str, Any]) -> None:
-    if name not in known:
-        raise ValueError(f"{where}: no {name!r}{_nearest(name, known)}")
-
-
-def _has_holdout(where: str, name: str, sources: Mapping[str, Any]) -> None:
-    source = sources[name]
-    if isinstance(source, Problems):
-        raise ValueError(f"{where}: {name} is generated; evaluate its `families` instead")
-    if source.holdout == 0:
-        raise ValueError(f"{where}: set sources.{name}.holdout above 0 to keep some of it out")
-
-
-def _same_files_same_holdout(sources: Mapping[str, Any]) -> None:
-    """A prompt held out of one source must not be trained on by way of another."""
-    shares: dict[str, tuple[str, float]] = {}
-    for name, source in sources.items():
-        for path in source.paths if isinstance(source, Files) else ():
-            first, share = shares.setdefault(path, (name, source.holdout))
-            if share != source.holdout:
-                raise ValueError(
-                    f"sources.{name}.holdout: {source.holdout:g}, but {first} reads the same "
-                    f"{path} with {share:g}; held-out prompts would leak. Give both the same"
-                )
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    listed = ", ".join(sorted(known))
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {listed}"
 
 
 def _fields_at(annotation: Any, location: tuple[int | str, ...]) -> tuple[str, ...]:

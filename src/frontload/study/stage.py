@@ -33,8 +33,8 @@ from frontload.model.presets import build_model
 from frontload.model.tokenizer import load_tokenizer
 from frontload.study.identity import read_json, write_json
 from frontload.study.prepare import Record, finish
-from frontload.train.config import StageConfig
 from frontload.train.checkpoint import discard_checkpoint
+from frontload.train.config import StageConfig
 from frontload.train.loop import train
 
 TRAINED = "TRAINED"
@@ -119,9 +119,7 @@ def _order(
     cursors: dict[str, int],
 ) -> Order:
     """The stage's order; a cursor belongs to a pack, not to a source."""
-    known = {
-        source: cursors[name] for source, name in record["packs"].items() if name in cursors
-    }
+    known = {source: cursors[name] for source, name in record["packs"].items() if name in cursors}
     order = plan_order(config, packs, seed=record["seed"], cursors=known)
     if not _rank():
         order.save(directory / "order.npz")

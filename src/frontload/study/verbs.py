@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
-from frontload.study.artifacts import Layout
+from frontload.study.artifacts import DONE, ITEMS, Layout
 from frontload.study.cost import Cost, estimate
+from frontload.study.identity import read_json
 from frontload.study.live import clock
 from frontload.study.plan import Plan, make_plan, planned_budget
 from frontload.study.results import Results
@@ -24,14 +25,15 @@ def plan_verb(spec: StudySpec, root: Path, out: Path) -> None:
     console.print(_graph(spec, plan))
     console.print(_budgets(spec))
     with console.status("measuring this machine for a few seconds"):
-        cost = estimate(spec, plan)
+        cost = estimate(spec, plan, root)
     _print_cost(console, spec, plan, cost, out)
 
 
 def _graph(spec: StudySpec, plan: Plan) -> Tree:
     """The stages of one seed; the other seeds have the same."""
     seed = spec.seeds[0]
-    tree = Tree(f"{spec.study}: stages of seed {seed}, the same for each of {len(spec.seeds)} seeds")
+    title = f"stages of seed {seed}, the same for each of {len(spec.seeds)} seeds"
+    tree = Tree(f"{spec.study}: {title}")
     branches: dict[str | None, Tree] = {None: tree}
     for name, node in plan.nodes.items():
         if node.seed == seed:
@@ -69,7 +71,7 @@ def _print_cost(console: Console, spec: StudySpec, plan: Plan, cost: Cost, out: 
         f"time       {clock(cost.seconds)} of training on one worker at "
         f"{cost.tokens_per_second:,.0f} tokens/s (measured now), divided by the workers; "
         "evaluation comes on top",
-        f"disk       {cost.disk_bytes / 1e6:,.0f} MB of models under {out / spec.study}, and the data",
+        f"disk       {cost.disk_bytes / 1e6:,.0f} MB of models and the data in {out / spec.study}",
         f"contrasts  {len(spec.contrasts)}, all with the budgets they ask for",
     )
     console.print("\n".join(lines), highlight=False)
@@ -83,9 +85,7 @@ def run_verb(
     if workers is not None:
         engine = spec.engine.model_copy(update={"workers": workers})
         spec = spec.model_copy(update={"engine": engine})
-    outcome = run_study(
-        spec, root=root, out=out, console=console, set_stale_aside=set_stale_aside
-    )
+    outcome = run_study(spec, root=root, out=out, console=console, set_stale_aside=set_stale_aside)
     _finish(console, outcome)
 
 
@@ -100,11 +100,19 @@ def report_verb(spec: StudySpec, root: Path, out: Path) -> None:
 def _finish(console: Console, outcome: Outcome) -> None:
     results = make_report(outcome)
     console.print(verdict_table(results))
+    for note in read_notes(outcome.layout):
+        console.print(f"note: {note}", highlight=False, markup=False)
     for name, why in outcome.failures.items():
         console.print(f"failed: {name}: {why}", highlight=False, markup=False)
     console.print(f"report: {outcome.layout.run / 'report.html'}", highlight=False)
     if outcome.failures:
         raise SystemExit(1)
+
+
+def read_notes(layout: Layout) -> list[str]:
+    """What was left out of the evaluation, and why."""
+    done = layout.artifacts[ITEMS].directory / DONE
+    return list(read_json(done)["notes"]) if done.is_file() else []
 
 
 def verdict_table(results: Results) -> Table:

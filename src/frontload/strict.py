@@ -1,10 +1,16 @@
-"""The base of every setting in a spec: frozen, and closed to keys nobody reads."""
+"""What every setting in a spec goes through: how its YAML is read, and the base of its model.
+
+Settings are frozen and closed to keys nobody reads. Every spec is read by `load_yaml`, so that the
+same file means the same to every verb.
+"""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
@@ -14,6 +20,35 @@ class Strict(BaseModel):
     """A frozen model that refuses unknown keys and takes no string for a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 booleans: only true and false, so that the key `on` stays a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in rules if tag != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def load_yaml(source: Path | str) -> Any:
+    """What a YAML file (given as a `Path`) or a YAML text holds.
+
+    Raises:
+        ValueError: there is no such file, or it is not YAML.
+    """
+    if isinstance(source, Path) and not source.is_file():
+        raise ValueError(f"no spec at {source}")
+    text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        origin = source if isinstance(source, Path) else "the text"
+        raise ValueError(f"{origin} is not YAML: {error}") from None
 
 
 def parse_count(value: Any) -> Any:

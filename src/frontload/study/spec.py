@@ -13,18 +13,16 @@ resolved before any check, so what is checked is what runs:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from frontload.corpus.config import SourceConfig
 from frontload.evaluate.config import EvaluationConfig
 from frontload.model.config import ModelConfig, TokenizerConfig
-from frontload.strict import Strict
+from frontload.strict import Strict, load_yaml
 from frontload.study.expand import expand
 from frontload.study.references import check_references, nearest
 from frontload.train.config import StageConfig
@@ -132,31 +130,13 @@ class StudySpec(Strict):
         return self
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 booleans: only true and false, so that the key `on` stays a word."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in rules if tag != "tag:yaml.org,2002:bool"]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-
-
 def load_spec(path: Path) -> StudySpec:
     """Read, expand and check a spec.
 
     Raises:
         ValueError: the file is missing or not a spec; the message names the field and the remedy.
     """
-    if not path.is_file():
-        raise ValueError(f"no spec at {path}")
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
+    raw = load_yaml(path)
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: a spec is a mapping with the keys study, seeds, model, ...")
     return parse_spec(raw, origin=str(path))

@@ -29,8 +29,7 @@ bench: $(INSTALLED)  ## Side by side with peers; writes benchmarks/results/.
 	$(BIN)/python benchmarks/generation.py
 
 gpu: $(INSTALLED)  ## Everything that needs a CUDA device, in one go.
-	$(BIN)/python benchmarks/training.py --device cuda
-	$(BIN)/python benchmarks/generation.py --device cuda
+	$(BIN)/python benchmarks/training.py --device cuda --output benchmarks/results/training-cuda.json
 
 lock: $(INSTALLED)  ## Write down what is installed now.
 	$(BIN)/pip freeze --exclude-editable --exclude frontload | sed 's/+cpu//' > requirements.lock

@@ -357,6 +357,7 @@ def main() -> int:
     """Compare, print, write; 1 if something falls short."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", nargs="+", help="presets (default: all of the device)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: all there are")
     parser.add_argument("--rounds", type=int, help="runs of each side (default: by size)")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--one", nargs=3, metavar=("PRESET", "DEVICE", "SIDE"))
@@ -366,10 +367,14 @@ def main() -> int:
         return 0
     where = machine()
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    if options.device not in (None, *devices):
+        parser.error("--device cuda: torch finds no CUDA device here")
     chosen = [
         (preset, device)
         for preset, device in SIZES
-        if device in devices and preset in (options.sizes or [preset])
+        if device == (options.device or device)
+        and device in devices
+        and preset in (options.sizes or [preset])
     ]
     rows = [
         compare(preset, device, options.rounds or SIZES[preset, device].rounds)

@@ -2,7 +2,7 @@
 
     python docs/figures/draw.py runs/quickstart/results.json docs/figures/quickstart.svg
 
-The panels are the report's own; here they stand on white, side by side, with the page's light colors.
+The panels are the report's own, here side by side on white, in the page's light colors.
 """
 
 from __future__ import annotations

@@ -11,7 +11,13 @@ from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from frontload.corpus.config import Files, Problems
-from frontload.corpus.profile import load_token_counter, profile, profile_command, read_sources
+from frontload.corpus.profile import (
+    load_token_counter,
+    open_argument,
+    profile,
+    profile_command,
+    read_sources,
+)
 from frontload.corpus.sources import open_source
 
 LONG = "<think>one;two;?check</think>3"
@@ -164,6 +170,22 @@ def test_sources_of_a_spec_are_profiled_by_name_or_all(tmp_path):
     (tmp_path / "bad.yaml").write_text("sources: {one: {kind: files, pathz: [a]}}")
     with pytest.raises(ValueError, match=r"(?s)bad.yaml:.*sources.one.files.pathz: Extra inputs"):
         read_sources(tmp_path / "bad.yaml")
+
+
+def test_a_spec_is_read_as_a_study_reads_it(tmp_path):
+    write(tmp_path / "a.jsonl", [{"text": "kept", "on": "yes"}, {"text": "not", "on": "no"}])
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("sources: {one: {kind: files, paths: [a.jsonl], where: {on: yes}}}")
+    assert read_sources(spec)["one"].where == {"on": "yes"}
+    (card,) = profile_command([str(spec)], out=None, tokenizer=None, columns={}, console=quiet())
+    assert card.scale.items == 1
+    with pytest.raises(ValueError, match="--column has no effect on a spec's source"):
+        open_argument(str(spec), {"prompt": "ask"})
+    spec.write_text("sources: [")
+    with pytest.raises(ValueError, match=r"spec\.yaml is not YAML: while parsing"):
+        read_sources(spec)
+    with pytest.raises(ValueError, match=r"no spec at .*nowhere\.yaml"):
+        read_sources(tmp_path / "nowhere.yaml")
 
 
 def test_columns_of_the_command_line_are_used(tmp_path):

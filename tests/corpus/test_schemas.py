@@ -3,7 +3,7 @@
 import pytest
 
 from frontload.corpus.example import Document, Example
-from frontload.corpus.schemas import infer_schema, look_up
+from frontload.corpus.schemas import infer_schema
 from frontload.corpus.tables import type_word
 from frontload.corpus.turns import Unusable
 
@@ -107,7 +107,8 @@ def test_mapping_overrides_and_reaches_into_json_text():
     example = read(row, response="tries.solution", verified="tries.is_correct")
     assert (example.prompt, example.response, example.verified) == ("p", "r", True)
     assert example.gold == "8"
-    assert look_up({"a": "{broken"}, "a.b") is None
+    deep = {"ask": {"turn": {"text": "p"}}, "reply": {"best": '{"text": "r"}'}}
+    assert read(deep, prompt="ask.turn.text", response="reply.best.text").response == "r"
 
 
 def test_mapped_text_wins_over_an_inferred_pair():
@@ -139,6 +140,11 @@ def test_unusable_rows_have_a_reason(row, reason):
         ({"text": "answer", "prompt": "question"}, r"prompt and text exclude each other"),
         ({"text": "answer", "gold": "question"}, r"columns.gold has no effect on documents"),
         ({"text": "score"}, r"columns.text: column 'score' is float, not string"),
+        (
+            {"gold": "score.a.b"},
+            r"columns.gold: no 'score.a.b': column 'score' is float, no object",
+        ),
+        ({"gold": "scor.a"}, r"columns.gold: no column 'scor.a'; found question.*mean 'score'"),
     ],
 )
 def test_bad_mappings_name_the_field_and_the_nearest(columns, message):

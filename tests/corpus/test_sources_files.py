@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from datetime import date
 from pathlib import Path
 
 import datasets
@@ -26,21 +27,21 @@ def as_lines(rows: list) -> bytes:
     return "\n".join(json.dumps(row) for row in rows).encode()
 
 
-def write_all_formats(root: Path) -> dict[str, str]:
-    lines = as_lines(ROWS)
+def write_all_formats(root: Path, rows: list = ROWS) -> list[str]:
+    lines = as_lines(rows)
     (root / "plain.jsonl").write_bytes(lines + b"\n")
     (root / "packed.jsonl.gz").write_bytes(
         gzip.compress(lines[:5000]) + gzip.compress(lines[5000:])
     )
     frames = [zstandard.compress(part) for part in (lines[:7001], lines[7001:])]
     (root / "packed.jsonl.zst").write_bytes(b"".join(frames))
-    (root / "array.json").write_text(json.dumps(ROWS))
-    pq.write_table(pa.Table.from_pylist(ROWS), root / "table.parquet", row_group_size=70)
-    saved = datasets.Dataset.from_list(ROWS)
+    (root / "array.json").write_text(json.dumps(rows))
+    pq.write_table(pa.Table.from_pylist(rows), root / "table.parquet", row_group_size=70)
+    saved = datasets.Dataset.from_list(rows)
     saved.save_to_disk(root / "saved", num_shards=3)
     datasets.DatasetDict({"train": saved, "test": saved.select([0])}).save_to_disk(root / "splits")
     names = ["plain.jsonl", "packed.jsonl.gz", "packed.jsonl.zst", "array.json", "table.parquet"]
-    return {name: name for name in [*names, "saved", "splits"]}
+    return [*names, "saved", "splits"]
 
 
 def test_every_format_gives_the_same_items(tmp_path):
@@ -104,6 +105,26 @@ def test_same_prompt_is_on_the_same_side_whoever_answered(tmp_path):
     assert sides[0] == sides[1]
 
 
+def test_the_system_message_does_not_decide_the_side(tmp_path):
+    asked = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "!"}]
+             for n in range(200)]  # fmt: skip
+    systems = ["", "You are brief.", "You are long-winded."]
+    for number, system in enumerate(systems):
+        rows = [{"messages": messages, "system": system} for messages in asked]
+        (tmp_path / f"{number}.jsonl").write_bytes(as_lines(rows))
+    heldout, train = (
+        [{item.messages[-2].content for item in files(tmp_path, f"{number}.jsonl",
+                                                      holdout=0.3, split=split)}
+         for number in range(3)]
+        for split in ("heldout", "train")
+    )  # fmt: skip
+    assert heldout[0] == heldout[1] == heldout[2]
+    assert not heldout[0] & set.union(*train)
+    assert len(heldout[0] | train[0]) == 200
+    prompts = {item.prompt for item in files(tmp_path, "1.jsonl")}
+    assert prompts == {f"You are brief.\n{n}?" for n in range(200)}
+
+
 def test_where_keeps_matching_rows_and_counts_the_others(tmp_path):
     rows = [{"text": str(n), "kind": "ab"[n % 2], "ok": n < 4} for n in range(10)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
@@ -112,6 +133,55 @@ def test_where_keeps_matching_rows_and_counts_the_others(tmp_path):
     assert source.drops == {"where": 8}
     with pytest.raises(ValueError, match=r"where: no column 'knd'; found text.*mean 'kind'"):
         list(files(tmp_path, "t.parquet", where={"knd": "a"}))
+
+
+@pytest.mark.parametrize("path", ["a.kind", "a.b.kind", "a.b.text.kind"])
+def test_where_reaches_any_depth_in_every_format(tmp_path, path):
+    kinds = [{"kind": "xyz"[n % 3]} for n in range(6)]
+    rows = [
+        {"text": str(n), "a": {**kind, "b": {**kind, "text": json.dumps(kind)}, "c": [n]}}
+        for n, kind in enumerate(kinds)
+    ]
+    for name in write_all_formats(tmp_path, rows):
+        source = files(tmp_path, name, where={path: ["x", "z"]})
+        assert [item.text for item in source] == ["0", "2", "3", "5"], name
+        assert source.drops == {"where": 2}
+
+
+VALUES = [1, 0, True, False, 1.0, 1.5, "1", "true", "", None, [1], {"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kept"),
+    [
+        (1, [0, 4]),
+        (1.0, [0, 4]),
+        (1.5, [5]),
+        (0, [1]),
+        (True, [2]),
+        ([False], [3]),
+        ("1", [6]),
+        ("", [8]),
+        (["1", 1, True], [0, 2, 4, 6]),
+        ([0, 2.5, "true"], [1, 7]),
+        ("no such", None),
+    ],
+)
+def test_where_matches_texts_numbers_and_booleans_each_with_its_own_kind(tmp_path, wanted, kept):
+    rows = [{"text": str(n), "value": value} for n, value in enumerate(VALUES)]
+    (tmp_path / "a.jsonl").write_bytes(as_lines(rows))
+    source = files(tmp_path, "a.jsonl", where={"value": wanted})
+    if kept is None:
+        with pytest.raises(ValueError, match=rf"is empty \(where {len(VALUES)}\)"):
+            list(source)
+    else:
+        assert [int(item.text) for item in source] == kept
+
+
+@pytest.mark.parametrize("wanted", [None, [], [None], ["a", ["b"]], {"a": 1}, date(2026, 1, 1)])
+def test_where_refuses_what_no_row_could_equal(wanted):
+    with pytest.raises(ValueError, match=r"where.x\n.*write a text \(dates in quotes\), a number"):
+        Files(kind="files", paths=("a",), where={"x": wanted})
 
 
 def test_fingerprint_follows_contents_and_settings_not_the_folder(tmp_path):

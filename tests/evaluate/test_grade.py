@@ -51,7 +51,7 @@ def test_mathematics_is_compared_as_such():
     assert grade(items, answers) == [1.0, 1.0, 0.0]
 
 
-def test_a_comparison_without_end_is_no_wrong_answer():
+def test_a_comparison_without_end_has_no_grade():
     power_tower = "5^{5^{5^{5^{5}}}}"
     items = [asked(power_tower), asked("x+1")]
     assert grade(items, ["3-x", "1+x"], limit_s=1.5) == [None, 1.0]

@@ -1,3 +1,4 @@
+import functools
 import math
 import os
 import signal
@@ -8,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from frontload.evaluate import harness
 from frontload.evaluate.config import EvaluationConfig
+from frontload.evaluate.grade import grade
 from frontload.evaluate.harness import FILE, SCHEMA, evaluate
 from frontload.evaluate.items import (
     EvaluationItems,
@@ -76,6 +79,12 @@ def test_truncated_and_unparsed_are_apart_from_wrong(following, outcome, output)
     assert (row["outcome"], row["output"]) == (outcome, output)
     assert row["correct"] == float(outcome == "correct")
     assert row["num_generated"] == len(output)
+
+
+def test_an_answer_whose_comparison_was_killed_is_unparsed_and_scores_nothing(monkeypatch):
+    monkeypatch.setattr(harness, "grade", functools.partial(grade, limit_s=1.0))
+    row = outcome_of({ASK: SEVEN, SEVEN: END}, gold="5^{5^{5^{5^{5}}}}", response_ids=None)
+    assert (row["answer"], row["outcome"], row["correct"]) == ("7", "unparsed", 0.0)
 
 
 def test_a_prompt_that_fills_the_context_is_truncated_unread():

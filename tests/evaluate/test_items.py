@@ -59,6 +59,7 @@ def test_saved_items_come_back_equal(tmp_path):
     items.save(tmp_path)
     assert EvaluationItems.load(tmp_path) == items
     assert len(items) == len(items.problems) + len(items.windows)
+    assert {window.domain for window in items.windows} == {"prose"}, "rows without a domain"
 
 
 def test_the_same_settings_give_the_same_items():

@@ -43,6 +43,25 @@ def foreign(trained_directory):
 
 
 @pytest.fixture
+def gpt2_directory(texts, tmp_path):
+    """vocab.json and merges.txt of a byte-level BPE, as GPT-2 was published."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    (tmp_path / "gpt2").mkdir()
+    backend.model.save(str(tmp_path / "gpt2"))
+    return tmp_path / "gpt2"
+
+
+@pytest.fixture
 def plain_tokenizer_directory(tmp_path):
     """A tokenizer of a base model: an end-of-text token, no roles, padding or template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from frontload.corpus.paths import column_of
 from frontload.corpus.tables import Malformed, Row, Table
 
 _BATCH_BYTES = 8 << 20
@@ -71,7 +72,7 @@ class SavedDataset(Table):
         for file in self.files:
             with pyarrow.memory_map(str(file)) as mapped:
                 stream = pyarrow.ipc.open_stream(mapped)
-                names = {name.partition(".")[0] for name in columns}
+                names = {column_of(path, stream.schema.names) for path in columns}
                 wanted = [name for name in stream.schema.names if name in names]
                 for batch in _named(file, iter(stream)):
                     for row in batch.select(wanted).to_pylist():
@@ -108,12 +109,16 @@ def _arrow_type(type_: Any) -> str:
 
 
 def _stored_names(columns: Iterable[str], schema: Any) -> list[str]:
-    """Parquet reads "a.b" alone when a is a struct; a string with JSON in it is read whole."""
-    kinds = _arrow_columns(schema)
-    return sorted(
-        {
-            name if name in kinds or kinds.get(base) == "object" else base
-            for name in columns
-            for base in [name.partition(".")[0]]
-        }
-    )
+    """What Parquet must read: a field of a struct alone, a string with JSON in it whole."""
+    types = {field.name: field.type for field in schema}
+    return sorted({_stored_name(path, types) for path in columns})
+
+
+def _stored_name(path: str, types: dict[str, Any]) -> str:
+    from pyarrow import types as kinds
+
+    column = column_of(path, types)
+    if column is None or column == path or not kinds.is_struct(types[column]):
+        return column or path
+    fields = {field.name: field.type for field in types[column]}
+    return f"{column}.{_stored_name(path[len(column) + 1 :], fields)}"

@@ -62,6 +62,11 @@ class Example:
         return "\n".join(message.content for message in self.messages[:-1])
 
     @property
+    def question(self) -> str:
+        """What the user says, turns joined by a newline; decides the side of the holdout."""
+        return "\n".join(turn.content for turn in self.messages if turn.role == "user")
+
+    @property
     def response(self) -> str:
         """The last assistant message, thinking included."""
         return self.messages[-1].content
@@ -102,10 +107,10 @@ def split_reasoning(response: str) -> Response:
 
 
 def held_out(key: str, share: float) -> bool:
-    """Whether `key` (a document's text or an example's prompt) falls in the held-out share.
+    """Whether `key` (a document's text or an example's question) falls in the held-out share.
 
-    A hash of the key decides, so the same prompt is on the same side in every source, whoever
-    answered it, and no list has to be stored.
+    A hash of the key decides, so the same question is on the same side in every source, whoever
+    answered it under whatever system message, and no list has to be stored.
     """
     if share <= 0:
         return False

@@ -7,15 +7,18 @@ than 1 % of all rows, the file is taken to be something else than it should be, 
 from __future__ import annotations
 
 import hashlib
+import numbers
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from frontload.corpus.config import Files
+from frontload.corpus.config import Files, Where
 from frontload.corpus.example import Item
 from frontload.corpus.locate import find_tables
-from frontload.corpus.schemas import Schema, infer_schema, look_up, require_column
+from frontload.corpus.paths import look_up
+from frontload.corpus.schemas import Schema, schema_for
 from frontload.corpus.stream import Holds, Reading, Source
 from frontload.corpus.tables import Malformed, Row, Table
 from frontload.corpus.turns import Unusable
@@ -68,10 +71,7 @@ class FileSource(Source):
         types = table.columns()
         if not types:
             return None
-        origin = f"sources.{self.name} ({table.path})"
-        for column in self._config.where:
-            require_column(types, column, where=f"{origin}: where")
-        return infer_schema(types, self._config.columns, origin=origin)
+        return schema_for(types, self._config, origin=f"sources.{self.name} ({table.path})")
 
     def _contents(self) -> Any:
         hashes = [[file.name, hash_file(file)] for table in self._tables for file in table.files]
@@ -84,9 +84,9 @@ class FileSource(Source):
 class RowReader:
     """Rows of any origin to items; counts drops, and refuses data that is mostly malformed."""
 
-    def __init__(self, name: str, where: Mapping[str, Any], drops: Any) -> None:
+    def __init__(self, name: str, where: Mapping[str, Where], drops: Counter[str]) -> None:
         self._name = name
-        self._where = where
+        self._where = {column: _keys(wanted) for column, wanted in where.items()}
         self._drops = drops
         self._num_rows = 0
         self._num_malformed = 0
@@ -135,12 +135,25 @@ class RowReader:
             self.refuse_if_mostly_malformed()
 
 
-def _matches(row: Row, where: Mapping[str, Any]) -> bool:
-    for column, wanted in where.items():
-        value = look_up(row, column)
-        if value not in wanted if isinstance(wanted, list) else value != wanted:
-            return False
-    return True
+_Key = tuple[bool, Any]
+
+
+def _keys(wanted: Where) -> frozenset[_Key]:
+    return frozenset(map(_key, wanted if isinstance(wanted, list) else [wanted]))
+
+
+def _key(value: Any) -> _Key:
+    """What makes two values equal: to Python alone, True would be 1."""
+    return isinstance(value, bool), value
+
+
+def _matches(row: Row, where: Mapping[str, frozenset[_Key]]) -> bool:
+    """Whether each column has one of its values; null, lists and objects equal nothing."""
+    values = ((look_up(row, column), wanted) for column, wanted in where.items())
+    return all(
+        isinstance(value, str | numbers.Number) and _key(value) in wanted
+        for value, wanted in values
+    )
 
 
 def hash_file(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from frontload.corpus.config import Hub
 from frontload.corpus.example import Item
 from frontload.corpus.files import RowReader, hash_file
-from frontload.corpus.schemas import Schema, infer_schema, require_column
+from frontload.corpus.schemas import Schema, schema_for
 from frontload.corpus.stream import Holds, Reading, Source
 from frontload.corpus.tables import type_word
 
@@ -39,9 +39,7 @@ class HubSource(Source):
         if first is None:
             raise ValueError(f"{origin}: the split {self._config.split!r} is empty")
         types = {column: type_word(value) for column, value in first.items()}
-        for column in self._config.where:
-            require_column(types, column, where=f"{origin}: where")
-        return infer_schema(types, self._config.columns, origin=origin)
+        return schema_for(types, self._config, origin=origin)
 
     def _rows(self) -> Any:
         """The streaming dataset.

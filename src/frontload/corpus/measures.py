@@ -198,10 +198,6 @@ def _whole_text(item: Item) -> str:
     return item.text if isinstance(item, Document) else f"{item.prompt}\n{item.response}"
 
 
-def _length(example: Example) -> int:
-    return sum(len(message.content) for message in example.messages)
-
-
 def _lengths(texts: list[Any]) -> Ints:
     return np.array([len(text) for text in texts], np.int64)
 

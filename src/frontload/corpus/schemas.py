@@ -12,19 +12,19 @@ Beside them: a reasoning column or per-message `reasoning_content` goes into the
 verified and family columns are carried; GSM8K's "#### 42" is read as gold. Items are named
 FILE:ROW, unique in a source, unless `columns: {id: ...}` names a column.
 Rows of Nemotron-Pretraining-SFT-v1 have `text` (a Document) or `messages`, and uuid and metadata.
-A document's `family` column becomes its domain. "a.b" names field b of an object in column a, or of
-JSON text there.
+A document's `family` column becomes its domain. A column may be a dotted path (`paths`).
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from frontload.corpus.config import Tabular
 from frontload.corpus.example import Document, Example, Item
+from frontload.corpus.paths import column_of, look_up
 from frontload.corpus.stream import Holds
 from frontload.corpus.turns import Unusable, join_thinking, read_turns
 
@@ -46,6 +46,7 @@ _TYPES = {
     "prompt": ("string", "list"),
     "response": ("string", "list"),
 }
+_WITHOUT_FIELDS = ("list", "bool", "int", "uint", "float", "double")
 _GOLD_MARK = "####"
 
 
@@ -112,22 +113,11 @@ class Schema:
         return (*self.columns.values(), *([self.context] if self.context else []))
 
 
-def look_up(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column; "a.b" is field b of the object (or JSON text) in column a."""
-    if column in row:
-        return row[column]
-    base, _, field = column.partition(".")
-    value = row.get(base)
-    if isinstance(value, str) and value.startswith("{"):
-        value = _parse_json(value)
-    return value.get(field) if isinstance(value, dict) else None
-
-
-def _parse_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:  # text that only starts like an object holds no field
-        return None
+def schema_for(types: Mapping[str, str], config: Tabular, *, origin: str) -> Schema:
+    """`infer_schema` with the source's own `columns`, once its `where` is known to make sense."""
+    for column in config.where:
+        _require_column(types, column, where=f"{origin}: where")
+    return infer_schema(types, config.columns, origin=origin)
 
 
 def infer_schema(types: Mapping[str, str], mapping: Mapping[str, str], *, origin: str) -> Schema:
@@ -174,8 +164,8 @@ def _main_columns(types: Mapping[str, str]) -> dict[str, str]:
 def _first(field: str, types: Mapping[str, str]) -> str | None:
     wanted = _TYPES.get(field)
     for name in _NAMES[field]:
-        base = name.partition(".")[0]
-        if base not in types or (base != name and types[base] != "object"):
+        base = column_of(name, types)
+        if base is None or (base != name and types[base] != "object"):
             continue
         if wanted is None or types[base] in wanted or types[base] == "null":
             return name
@@ -190,9 +180,9 @@ def _check_mapping(types: Mapping[str, str], mapping: Mapping[str, str], origin:
     for field, column in mapping.items():
         if field not in FIELDS:
             raise ValueError(f"{origin}: columns.{field}: {_unknown('field', field, FIELDS)}")
-        require_column(types, column, where=f"{origin}: columns.{field}")
+        _require_column(types, column, where=f"{origin}: columns.{field}")
         wanted = _TYPES.get(field)
-        if wanted and "." not in column and types[column] not in (*wanted, "null"):
+        if wanted and column in types and types[column] not in (*wanted, "null"):
             raise ValueError(
                 f"{origin}: columns.{field}: column {column!r} is {types[column]}, "
                 f"not {' or '.join(wanted)}"
@@ -204,10 +194,13 @@ def _check_mapping(types: Mapping[str, str], mapping: Mapping[str, str], origin:
         raise ValueError(f"{origin}: columns.{idle[0]} has no effect on documents; remove it")
 
 
-def require_column(types: Mapping[str, str], column: str, *, where: str) -> None:
-    """Refuse a column that the table lacks, with the ones it has."""
-    if column not in types and column.partition(".")[0] not in types:
-        raise ValueError(f"{where}: {_unknown('column', column, types)}")
+def _require_column(types: Mapping[str, str], path: str, *, where: str) -> None:
+    """Refuse a column that the table lacks, with the ones it has, and fields of a plain value."""
+    column = column_of(path, types)
+    if column is None:
+        raise ValueError(f"{where}: {_unknown('column', path, types)}")
+    if column != path and types[column].startswith(_WITHOUT_FIELDS):
+        raise ValueError(f"{where}: no {path!r}: column {column!r} is {types[column]}, no object")
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from frontload.corpus.config import Select
 from frontload.corpus.example import Document, Example, Item
-from frontload.corpus.stream import Holds, Reading, Source, key_of
+from frontload.corpus.stream import Holds, Reading, Source
 
 _Filter = Callable[[Example], str | None]
 
@@ -93,7 +93,7 @@ def _verdict_drop(verified: bool | None, wanted: bool | None) -> str | None:
 
 
 def _digest(item: Item, *, whole: bool) -> int:
-    text = key_of(item)
+    text = item.text if isinstance(item, Document) else item.prompt
     if whole and not isinstance(item, Document):
         text = f"{len(text)}\n{text}{item.response}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

@@ -1,9 +1,9 @@
 """The running Python's standard library as base text: no download, one document a module.
 
 Tests, generated tables (encodings, pydoc's topics) and bundled programs (IDLE, 2to3) are left out,
-which leaves about 8 MB. Modules come in the order of a hash of their path, the same everywhere, so
-that a cut at `limit` or `max_characters` is a spread sample and not the letter a. Another Python
-version has other text; the fingerprint says so.
+which leaves 8.8 MB in Python 3.11. Modules come in the order of a hash of their path, the same
+everywhere, so that a cut at `limit` or `max_characters` is a spread sample and not the letter a.
+Another Python version has other text; the fingerprint says so.
 """
 
 from __future__ import annotations

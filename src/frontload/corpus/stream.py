@@ -5,7 +5,7 @@ files alone, and counts whatever it leaves out under a reason. It holds no items
 it twice gives the same items twice; two readings of one object at once would share its counters,
 so open the source twice for that.
 
-The held-out side is decided per item by a hash of its text or prompt (`example.held_out`), after
+The held-out side is decided per item by a hash of its text or question (`example.held_out`), after
 `limit`: both sides together are the items that `limit` allows.
 """
 
@@ -26,13 +26,16 @@ from frontload.corpus.example import Document, Item, held_out
 Split = Literal["train", "heldout"]
 Holds = Literal["documents", "examples"]
 
-READER_VERSION = 1
-"""Raised whenever the same rows would be read into different items."""
+READER_VERSION = 2
+"""Raised whenever the same rows would be read into different items, or fall on other sides."""
 
 
 def key_of(item: Item) -> str:
-    """What decides an item's side of the holdout: a document's text, an example's prompt."""
-    return item.text if isinstance(item, Document) else item.prompt
+    """What decides an item's side of the holdout: a document's text, what an example's user says.
+
+    Not the system message: held-out questions asked under another one would be trained on.
+    """
+    return item.text if isinstance(item, Document) else item.question
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ class Table(ABC):
 
     @abstractmethod
     def rows(self, columns: Iterable[str]) -> Iterator[tuple[int, Row | Malformed]]:
-        """Numbered rows with at least `columns` ("a.b" is field b of column a)."""
+        """Numbered rows with at least `columns`, which may be dotted paths."""
 
     def _count(self, num_bytes: int) -> None:
         self.bytes_read += num_bytes

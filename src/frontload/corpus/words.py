@@ -28,10 +28,10 @@ _BLOCK = 1 << 20
 
 
 def _byte_kinds() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """For each byte: itself lower-cased, or 0 for white space; and whether it continues a word."""
+    """For each byte: itself lower-cased, or 0 if invisible; and whether it continues a word."""
     lowered = np.arange(256, dtype=np.uint8)
     lowered[ord("A") : ord("Z") + 1] += 32
-    lowered[: ord(" ") + 1] = 0
+    lowered[: ord(" ") + 1] = lowered[0x7F] = 0
     joins = np.array([chr(byte).isalnum() or byte >= 128 for byte in range(256)])
     joins[ord("_")] = True
     return lowered, joins

@@ -28,8 +28,8 @@ def grade(
 ) -> list[float | None]:
     """1.0 for each right answer, else 0.0 (families may give a share); None if nobody can tell.
 
-    Nobody can tell when a comparison took longer than `limit_s` seconds and was killed: that is no
-    wrong answer.
+    Nobody can tell when a comparison took longer than `limit_s` seconds and was killed. The harness
+    lists such an answer as unparsed, apart from wrong ones, and scores it 0 like them.
     """
     grades: list[float | None] = []
     undecided: list[int] = []

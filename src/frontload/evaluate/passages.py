@@ -1,9 +1,10 @@
 """Held-out text, cut into windows that together score every token once.
 
-The token budget is shared evenly by the domains found, and within a domain by at least eight
-documents where it has them: those that hash lowest, each read from a place its hash decides (the
-start of a file is often a licence). A passage is entered after the end token, as training enters a
-document; its windows overlap by one token, which is given and not scored.
+The token budget is shared evenly by the domains found (documents without one make up a domain that
+is named after the text setting), and within a domain by at least eight documents where it has them:
+those that hash lowest, each read from a place its hash decides (the start of a file is often a
+licence). A passage is entered after the end token, as training enters a document; its windows
+overlap by one token, which is given and not scored.
 """
 
 from __future__ import annotations

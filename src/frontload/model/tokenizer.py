@@ -33,6 +33,7 @@ from frontload.corpus.example import (
     split_reasoning,
 )
 from frontload.model.config import TokenizerConfig
+from frontload.model.gpt2_files import REMEDY, holds_only_gpt2_files, read_gpt2_files
 
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 _THINK = (THINK_OPEN, THINK_CLOSE)
@@ -98,16 +99,32 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> PreTrained
 
 
 def load_tokenizer(origin: Path | str, revision: str | None = None) -> PreTrainedTokenizerFast:
-    """A tokenizer from a directory or hub name, given a chat template if it lacks one."""
-    tokenizer = AutoTokenizer.from_pretrained(str(origin), revision=revision, use_fast=True)
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"tokenizer.load: {origin} has no tokenizer.json; convert it first")
+    """A tokenizer from a directory or hub name, given a chat template if it lacks one.
+
+    Raises:
+        ValueError: no tokenizer can be loaded from there; names the remedy.
+    """
+    if holds_only_gpt2_files(Path(origin)):
+        tokenizer = read_gpt2_files(Path(origin))
+    else:
+        tokenizer = _load_published(str(origin), revision)
     if tokenizer.eos_token is None:
         tokenizer.add_special_tokens({"eos_token": END})
     if tokenizer.chat_template is None:
         _add_chat_template(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
+    return tokenizer
+
+
+def _load_published(origin: str, revision: str | None) -> PreTrainedTokenizerFast:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(origin, revision=revision, use_fast=True)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"tokenizer.load: cannot load {origin} ({reason}); {REMEDY}") from None
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"tokenizer.load: {origin} has no tokenizer.json; {REMEDY}")
     return tokenizer
 
 

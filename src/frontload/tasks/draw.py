@@ -1,10 +1,10 @@
 """Problems by number: item *i* of a family, the same whoever asks and in whatever order.
 
 `draw_problem` depends on its arguments only. Training and held-out problems are told apart by a
-hash of the question (`corpus.example.held_out`), so the two sides are disjoint by prompt whatever
-the seeds, and stay so when a family gains templates. The price: a problem on the wrong side is
-thrown away and drawn again, five draws a held-out problem on average, so a family needs a space of
-prompts that is not tiny.
+hash of their core, the question without its wording (`corpus.example.held_out`), so the two sides
+are disjoint by prompt whatever the seeds, and stay so when a family gains templates. The price: a
+problem on the wrong side is thrown away and drawn again, five draws a held-out problem on average,
+so a family needs a space of prompts that is not tiny.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
 outputs without an answer, and answers. `MathVerifier` compares answers as mathematics with
 math-verify, in worker processes that are killed when they overrun: a power tower hangs math-verify
 for good in spite of its own timer (Math-Verify#65), and that timer raises off the main thread
-(#42). So a timeout is a verdict of its own, never "wrong". `frontload.tasks.math_worker` guards
-against the comparer's other traps. It is still no judge to trust alone: audit what it refuses.
+(#42). So a timeout is a verdict of its own here, apart from "wrong"; an evaluation lists the answer
+as unparsed, which scores 0 as a wrong one does. `frontload.tasks.math_worker` guards against the
+comparer's other traps. It is still no judge to trust alone: audit what it refuses.
 """
 
 from __future__ import annotations

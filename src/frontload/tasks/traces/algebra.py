@@ -25,6 +25,11 @@ class SimpleEquations(GymFamily):
         {"min_terms": 3, "max_terms": 5, "max_value": 100},
     )
 
+    def core(self, entry: Entry) -> str:
+        """The equation, in x whatever letter it was written with."""
+        known = entry["metadata"]
+        return known["equation"].replace(known["variable"], "x")
+
     def work(self, entry: Entry) -> Work | None:
         left, right = entry["metadata"]["equation"].split(" = ")
         factor, constant = _linear(left)

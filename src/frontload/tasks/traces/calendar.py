@@ -39,6 +39,15 @@ class CalendarArithmetic(GymFamily):
     scored_by = ("task",)
     chance = 0.2
 
+    def core(self, entry: Entry) -> str:
+        """The dates and numbers: each is put in 3 sentences, with 8 or 9 ways to ask for a form."""
+        known = entry["metadata"]
+        if known["task"] == "weekday_offset":
+            return f"{known['start_date']} {known['offset_days']:+d}"
+        if known["task"] == "count_days":
+            return f"{known['start_date']} {known['end_date']} {_counted_weekday(entry)}"
+        return str(known["year"])
+
     def work(self, entry: Entry) -> Work:
         known = entry["metadata"]
         if known["task"] == "weekday_offset":
@@ -67,6 +76,12 @@ class TimeIntervals(GymFamily):
         {"task_types": ["time_seconds", "date"], "max_date_difference_days": 300},
     )
     scored_by = ("task_type",)
+
+    def core(self, entry: Entry) -> str:
+        """Both ends, however written; a clock time is stored with today's date, which must go."""
+        known = entry["metadata"]
+        part = slice(10) if known["task_type"] == "date" else slice(11, None)
+        return f"{known['start_time'][part]} to {known['end_time'][part]}"
 
     def work(self, entry: Entry) -> Work | None:
         known = entry["metadata"]
@@ -103,9 +118,7 @@ def _days_counted(entry: Entry) -> Work:
     """The first such weekday, then every seventh day."""
     known = entry["metadata"]
     start, end = date.fromisoformat(known["start_date"]), date.fromisoformat(known["end_date"])
-    found = _COUNTED.search(entry["question"])
-    assert found, entry["question"]
-    weekday = next(name for name in found.groups() if name)
+    weekday = _counted_weekday(entry)
     wait = (_DAYS.index(weekday) - start.weekday()) % 7
     first = start + timedelta(days=wait)
     days = [first + timedelta(days=7 * week) for week in range(((end - first).days) // 7 + 1)]
@@ -115,6 +128,12 @@ def _days_counted(entry: Entry) -> Work:
     later = days[-1] + timedelta(days=7) if days else first
     check = f"the next {weekday} would be {_written(later)}, past {_written(end)}"
     return Work([*steps, f"{weekday}s: {listed}", f"count: {len(days)}"], [check])
+
+
+def _counted_weekday(entry: Entry) -> str:
+    found = _COUNTED.search(entry["question"])
+    assert found, entry["question"]
+    return next(name for name in found.groups() if name)
 
 
 def _leap_year(year: int, answer: str) -> Work:

@@ -84,7 +84,7 @@ class GymFamily(Family):
             steps=tuple(work.steps),
             checks=tuple(f"Check: {line}" for line in work.checks),
             difficulty=difficulty,
-            core=entry["question"].strip(),
+            core=self.core(entry),
             payload={"answer": answer, "metadata": known},
         )
 
@@ -96,6 +96,10 @@ class GymFamily(Family):
             if work is not None:
                 return entry, work
         raise AssertionError(f"{self.name}: no sound problem at difficulty {difficulty}")
+
+    def core(self, entry: Entry) -> str:
+        """What is asked, without reasoning-gym's wording where it has several: see `Problem`."""
+        return entry["question"].strip()
 
     def read(self, entry: Entry) -> Entry:
         """A hook for entries that lack something, such as an answer."""

@@ -52,8 +52,7 @@ class SpellBackward(GymFamily):
 class CaesarCipher(GymFamily):
     """Try shifts on the longest word until English comes out, then shift back every word.
 
-    The texts are 142 to 319 sentences of one story, so the held-out prompts are other shifts of
-    sentences that training may have seen.
+    The texts are 142 to 319 sentences of one story; a sentence is held out in all its shifts.
     """
 
     name = "caesar_cipher"
@@ -62,6 +61,9 @@ class CaesarCipher(GymFamily):
         {"min_words": 3, "max_words": words, "max_rotation": rotation}
         for words, rotation in ((8, 3), (8, 6), (12, 10), (20, 25))
     )
+
+    def core(self, entry: Entry) -> str:
+        return entry["metadata"]["clear_text"]
 
     def work(self, entry: Entry) -> Work | None:
         known = entry["metadata"]

@@ -372,8 +372,8 @@ def main() -> int:
     chosen = [
         (preset, device)
         for preset, device in SIZES
-        if device == (options.device or device)
-        and device in devices
+        if device in devices
+        and device == (options.device or device)
         and preset in (options.sizes or [preset])
     ]
     rows = [

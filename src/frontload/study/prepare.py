@@ -131,7 +131,9 @@ def make_pack(directory: Path) -> None:
         rows=packed.rows,
         tokens=packed.available("tokens"),
         supervised_tokens=packed.available("supervised_tokens"),
-        dropped={**source.drops},
+        items=packed.counters["items"],
+        unpacked=packed.counters["dropped"],
+        unread={**source.drops},
     )
 
 

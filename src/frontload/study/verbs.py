@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
-from frontload.study.artifacts import DONE, ITEMS, Layout
+from frontload.study.artifacts import DONE, ITEMS, Layout, pack_name
 from frontload.study.cost import Cost, estimate
 from frontload.study.identity import read_json
 from frontload.study.live import clock
@@ -16,6 +16,9 @@ from frontload.study.plan import Plan, make_plan, planned_budget
 from frontload.study.results import Results
 from frontload.study.run import Outcome, make_report, run_study
 from frontload.study.spec import StudySpec
+
+_WORTH_A_NOTE = 0.01
+"""Share of a source's items that may be dropped without a word."""
 
 
 def plan_verb(spec: StudySpec, root: Path, out: Path) -> None:
@@ -110,9 +113,19 @@ def _finish(console: Console, outcome: Outcome) -> None:
 
 
 def read_notes(layout: Layout) -> list[str]:
-    """What was left out of the evaluation, and why."""
+    """What was left out of the data and of the evaluation, and why."""
+    notes = []
+    for source, supervise in layout.plan.packs:
+        done = layout.artifacts[pack_name(source, supervise)].directory / DONE
+        if done.is_file():
+            facts = read_json(done)
+            notes += [
+                f"sources.{source}: {count:,} of {facts['items']:,} items dropped: {why}"
+                for why, count in facts["unpacked"].items()
+                if count > _WORTH_A_NOTE * facts["items"]
+            ]
     done = layout.artifacts[ITEMS].directory / DONE
-    return list(read_json(done)["notes"]) if done.is_file() else []
+    return notes + (list(read_json(done)["notes"]) if done.is_file() else [])
 
 
 def verdict_table(results: Results) -> Table:

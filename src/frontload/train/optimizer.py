@@ -3,8 +3,8 @@
 Guarantees: state is named by parameter and made of tensors only, so that it can be stored as
 safetensors, sharded or not, and carried into a child stage. `Muon` computes what
 `torch.optim.Muon(adjust_lr_fn="original")` computes (a test holds it to that), with one batched
-product for all matrices of a shape instead of a Python loop over matrices: a third of the time on
-a small model. Sharded parameters (FSDP2) are gathered for it, each rank doing the same work.
+product for all matrices of a shape instead of a Python loop over matrices: a third faster on a
+small model. Sharded parameters (FSDP2) are gathered for it, each rank doing the same work.
 Gives up: learning rates per layer; gains, biases and other vectors get no weight decay.
 """
 

@@ -89,6 +89,7 @@ def run_verb(
         engine = spec.engine.model_copy(update={"workers": workers})
         spec = spec.model_copy(update={"engine": engine})
     outcome = run_study(spec, root=root, out=out, console=console, set_stale_aside=set_stale_aside)
+    console.print(f"{outcome.made} results made, {outcome.reused} reused", highlight=False)
     _finish(console, outcome)
 
 

@@ -248,3 +248,14 @@ def test_a_prompt_in_training_and_evaluation_is_refused_before_anything_trains(
     with pytest.raises(ValueError, match=r"benchmarks\.asked: 8 of 8 prompts .* sources\.traces"):
         run(tmp_path, spec)
     assert not list((tmp_path / "small" / "stages").glob("*/metrics.jsonl"))
+
+
+def test_a_stage_over_two_processes_reads_the_same_rows(finished: Path, tmp_path: Path) -> None:
+    spec = copy.deepcopy(SPEC) | {"seeds": [0], "contrasts": []}
+    spec["arms"] = {"plain": ["trunk"]}
+    spec["engine"] = {"processes_per_stage": 2, "workers": 1}
+    outcome, _ = run(tmp_path, spec)
+    assert outcome.failures == {}
+    ledger = tmp_path / "small" / "stages" / "plain-seed0" / "ledger.parquet"
+    alone = finished / "small" / "stages" / "plain.trunk-seed0" / "ledger.parquet"
+    assert ledger.read_bytes() == alone.read_bytes()

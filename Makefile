@@ -13,7 +13,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-quickstart: $(INSTALLED)  ## Four models, 54 stages, one report: about ten minutes on two cores.
+quickstart: $(INSTALLED)  ## Four models, 57 stages, one report: about ten minutes on two cores.
 	$(BIN)/frontload study run studies/quickstart.yaml
 
 test: lint  ## Lint, types and every test.

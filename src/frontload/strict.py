@@ -17,7 +17,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
 
 class Strict(BaseModel):
-    """A frozen model that refuses unknown keys and takes no string for a number."""
+    """A frozen model that refuses unknown keys; strings that spell a number are numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
@@ -33,6 +33,20 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
+
+
+def _once_each(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    """A mapping whose keys appear once; PyYAML would let the last one win in silence."""
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for index, key in enumerate(keys):
+        if key in keys[:index] and key != "<<":
+            mark = node.value[index][0].start_mark
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", mark)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _once_each)
 
 
 def load_yaml(source: Path | str) -> Any:

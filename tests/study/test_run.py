@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,7 +107,8 @@ def test_a_run_leaves_the_files_that_it_promises(finished: Path) -> None:
     assert all((stage / name).is_file() for name in promised)
     assert all((finished / "small" / f).is_file() for f in ("plan.json", "results.json"))
     AutoModelForCausalLM.from_pretrained(stage / "model")
-    assert not list(stage.glob("*.tmp*"))
+    hidden = {path.name for path in (finished / "small").rglob(".*")}
+    assert hidden <= {".lock"}  # nothing half-written stays
 
 
 def test_the_ledger_proves_equal_budgets(finished: Path) -> None:
@@ -253,9 +255,55 @@ def test_a_prompt_in_training_and_evaluation_is_refused_before_anything_trains(
 def test_a_stage_over_two_processes_reads_the_same_rows(finished: Path, tmp_path: Path) -> None:
     spec = copy.deepcopy(SPEC) | {"seeds": [0], "contrasts": []}
     spec["arms"] = {"plain": ["trunk"]}
+    del spec["stages"]["sft"]
     spec["engine"] = {"processes_per_stage": 2, "workers": 1}
     outcome, _ = run(tmp_path, spec)
     assert outcome.failures == {}
     ledger = tmp_path / "small" / "stages" / "plain-seed0" / "ledger.parquet"
     alone = finished / "small" / "stages" / "plain.trunk-seed0" / "ledger.parquet"
     assert ledger.read_bytes() == alone.read_bytes()
+
+
+def test_claims_written_after_results_are_marked(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "small", tmp_path / "small")
+    spec = copy.deepcopy(SPEC)
+    spec["contrasts"].append(SPEC["contrasts"][0] | {"name": "an afterthought"})
+    spec["contrasts"].append(SPEC["contrasts"][0] | {"name": "turned round", "expect": "higher"})
+    outcome, _ = run(tmp_path, spec)
+    assert outcome.made == 0
+    late = {c.name: c.written_late for c in make_report(outcome).contrasts}
+    assert late == {
+        "mixed reads answers better": False,
+        "an afterthought": True,
+        "turned round": True,
+    }
+    assert "and 2 after it" in (tmp_path / "small" / "report.html").read_text()
+
+
+def test_another_tokenizer_makes_the_evaluation_items_anew(tmp_path: Path) -> None:
+    spec = copy.deepcopy(SPEC) | {"seeds": [0], "contrasts": []}
+    spec["arms"] = {"plain": ["trunk"]}
+    del spec["stages"]["sft"]
+    run(tmp_path, spec)
+    items = tmp_path / "small" / "data" / "evaluation-items" / "items.parquet"
+    before = items.read_bytes()
+    spec["tokenizer"]["vocab_size"] = 320
+    outcome, _ = run(tmp_path, spec, set_stale_aside=True)
+    assert outcome.reused == 0
+    assert items.read_bytes() != before
+
+
+def test_a_holdout_declared_on_a_union_can_be_evaluated(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        rows = (f'{{"question": "{name} {i}?", "answer": "{i}"}}\n' for i in range(60))
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    spec = copy.deepcopy(SPEC) | {"seeds": [0], "contrasts": []}
+    spec["sources"] |= {
+        name: {"kind": "files", "paths": [f"{name}.jsonl"]} for name in ("here", "there")
+    }
+    spec["sources"]["traces"] = {"kind": "union", "of": ["here", "there"], "holdout": 0.3}
+    spec["arms"] = {"plain": ["trunk", "sft"]}
+    spec["evaluation"]["benchmarks"]["asked"] = {"source": "traces", "items": 4}
+    spec["stages"]["sft"]["budget"] = 800
+    outcome, _ = run(tmp_path, spec)
+    assert outcome.failures == {}

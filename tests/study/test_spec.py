@@ -127,6 +127,11 @@ def test_contrast_weights_sum_to_zero_and_average_each_side() -> None:
         ("evaluation.text.plain text.source", "traces", "is generated; evaluate its `families`"),
         ("sources.base.holdout", 0, "set sources.base.holdout above 0"),
         ("sources.traces.families", ["runing_sum"], "sources.traces.families: no 'runing_sum'"),
+        ("sources.tokenizer", {"kind": "installed-text"}, "sources.tokenizer: the name is taken"),
+        ("sources.a/b", {"kind": "installed-text"}, "String should match pattern"),
+        ("stages.idle", {"kind": "sft"}, "stages.idle: no arm uses it"),
+        ("contrasts.0.minus", {"treatmnt": "mixed"}, "minus: unknown key 'treatmnt'"),
+        ("contrasts.0.name", "one name", "contrasts[one name]: the name is used twice"),
         ("seeds", [1, 1], "each seed once"),
         ("tokenizer.load", "somewhere", "give either `train_on`"),
     ],
@@ -143,17 +148,32 @@ def test_a_mistake_in_a_template_is_told_once() -> None:
         parse_spec(changed("stages.sft.batchrows", 3))
 
 
-def test_two_sources_of_the_same_files_share_one_holdout() -> None:
+@pytest.mark.parametrize("how", ["files", "select"])
+def test_what_is_evaluated_is_held_out_of_all_that_is_trained_on(how: str) -> None:
     spec = copy.deepcopy(SPEC)
-    for name, holdout in (("strong", 0.1), ("weak", 0.0)):
-        spec["sources"][name] = {"kind": "files", "paths": ["a.jsonl"], "holdout": holdout}
-    with pytest.raises(ValueError, match=r"sources\.weak\.holdout: 0, but strong reads the same"):
+    spec["sources"] |= {
+        "traces": {"kind": "files", "paths": ["a.jsonl"]},
+        "other": {"kind": "files", "paths": ["a.jsonl"], "holdout": 0.1}
+        if how == "files"
+        else {"kind": "select", "of": "traces", "verified": True, "holdout": 0.1},
+    }
+    spec["evaluation"]["benchmarks"]["other"] = {"source": "other"}
+    with pytest.raises(ValueError, match=r"sources\.traces\.holdout: 0, but other, .* 0\.1"):
         parse_spec(spec)
+    spec["sources"]["traces"]["holdout"] = 0.2  # holds out all that 0.1 does
+    parse_spec(spec)
 
 
 def test_a_missing_spec_is_named(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=r"no spec at .*nowhere\.yaml"):
         load_spec(tmp_path / "nowhere.yaml")
+
+
+def test_a_key_given_twice_is_refused_with_its_line(tmp_path: Any) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("study: a\nseeds: [0]\nstudy: b\n")
+    with pytest.raises(ValueError, match=r"(?s)'study' is given twice.*line 3"):
+        load_spec(path)
 
 
 def test_broken_yaml_is_named(tmp_path: Any) -> None:

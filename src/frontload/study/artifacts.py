@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from frontload.corpus.sources import open_source
+from frontload.corpus.stream import Split
 from frontload.model.config import ModelConfig
 from frontload.study.engine import Job
 from frontload.study.identity import (
@@ -68,7 +69,7 @@ class Artifact:
         """
         path = self.directory / self.record_name
         if not path.is_file():
-            return []
+            return [f"{path.name}: (absent) -> planned"] if self.done else []
         if {entry.name for entry in self.directory.iterdir()} <= {path.name, "log.txt", ".lock"}:
             return []
         return differences(read_json(path)["identity"], self.identity)
@@ -148,6 +149,7 @@ class Layout:
             identity={
                 "settings": config.model_dump(mode="json"),
                 "context": self.spec.model.context,
+                "tokenizer": self._digest(TOKENIZER),
                 "sources": {name: self._source(name, "heldout") for name in read},
                 "code": self._code("corpus", "tasks", "model", "evaluate"),
             },
@@ -203,16 +205,16 @@ class Layout:
             "engine": self.spec.engine.model_dump(mode="json"),
         }
 
-    def _source(self, name: str, split: str) -> dict[str, Any]:
-        """Settings of a source and of those it is made from, and what its files hold."""
-        source = self.spec.sources[name]
-        return {
-            "settings": source.model_dump(mode="json"),
-            "content": self._content(name, split),
-            "parts": {part: self._source(part, split) for part in parts_of(source)},
-        }
+    def _source(self, name: str, split: Split) -> dict[str, Any]:
+        """What a source holds, and the settings of all that it is made from."""
+        return {"content": self._content(name, split), "settings": self._settings(name)}
 
-    def _content(self, name: str, split: Any) -> str:
+    def _settings(self, name: str) -> dict[str, Any]:
+        source = self.spec.sources[name]
+        parts = {part: self._settings(part) for part in parts_of(source)}
+        return source.model_dump(mode="json") | ({"parts": parts} if parts else {})
+
+    def _content(self, name: str, split: Split) -> str:
         if (name, split) not in self._contents:
             source = open_source(name, self.spec.sources, root=self.root, split=split)
             self._contents[name, split] = source.fingerprint()
@@ -223,7 +225,8 @@ class Layout:
         return {
             key: value
             for key, value in self.code.items()
-            if not key.startswith("frontload.") or key.removeprefix("frontload.") in rooms
+            if not key.startswith("frontload.")
+            or key.removeprefix("frontload.") in (*rooms, "study")
         }
 
     def _digest(self, name: str) -> str:

@@ -30,6 +30,10 @@ def expand(raw: Mapping[str, Any]) -> dict[str, Any]:
     if len(arms) == 0:
         raise ValueError("arms: name at least one")
     spec["arms"] = {name: _stages_of(name, arms, templates, ()) for name in arms}
+    used = {stage.get("use") for arm in arms.values() for stage in _entries(arm)}
+    for template in templates:
+        if template not in used:
+            raise ValueError(f"stages.{template}: no arm uses it; remove it")
     contrasts = spec.get("contrasts") or []
     if not isinstance(contrasts, list):
         raise ValueError("contrasts: a list of contrasts")
@@ -97,6 +101,12 @@ def _stages_of(
         raise ValueError(f"arms.{name}: list its stages")
     stages += [_stage(entry, templates, f"arms.{name}") for entry in arm["stages"]]
     return stages
+
+
+def _entries(arm: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [
+        entry if isinstance(entry, Mapping) else {"use": entry} for entry in arm.get("stages", [])
+    ]
 
 
 def _stage(entry: Any, templates: Mapping[str, Any], where: str) -> dict[str, Any]:

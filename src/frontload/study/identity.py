@@ -22,7 +22,14 @@ from typing import Any
 import frontload
 
 ROOMS = ("corpus", "tasks", "model", "train", "evaluate")
-LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "reasoning-gym")
+ALONE = ("strict.py", "study/prepare.py", "study/stage.py")
+"""Files outside the rooms that compute, too."""
+ONLY_PRINT = ("card", "card_page", "distribution", "measures", "profile", "words")
+"""Modules of `corpus` that serve `data profile` alone."""
+LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "safetensors", "numpy"),
+    *("datasets", "pyarrow", "reasoning-gym", "math-verify"),
+)
 
 Identity = dict[str, Any]
 
@@ -35,14 +42,18 @@ def digest(value: Any) -> str:
 
 @functools.cache
 def code_identity() -> Mapping[str, str]:
-    """A digest of each room's source, and the versions of the libraries under them."""
+    """Digests of the source that computes, by room, and the versions of the libraries under it."""
     root = Path(frontload.__file__).parent
     rooms = {}
     for room in ROOMS:
         content = hashlib.blake2b(digest_size=8)
         for path in sorted((root / room).rglob("*.py")):
+            if room == "corpus" and path.stem in ONLY_PRINT:
+                continue
             content.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
         rooms[f"frontload.{room}"] = content.hexdigest()
+    alone = b"".join((root / name).read_bytes() for name in ALONE)
+    rooms["frontload.study"] = hashlib.blake2b(alone, digest_size=8).hexdigest()
     return rooms | {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 

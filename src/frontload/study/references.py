@@ -10,7 +10,15 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from frontload.corpus.config import Files, Problems, Select, SourceConfig, Union
+from frontload.corpus.config import (
+    Files,
+    Hub,
+    InstalledText,
+    Problems,
+    Select,
+    SourceConfig,
+    Union,
+)
 from frontload.corpus.sources import effective_holdout
 from frontload.tasks.draw import difficulty_range
 from frontload.tasks.registry import get_family, resolve_families
@@ -37,6 +45,11 @@ def check_references(spec: StudySpec) -> None:
             for source in stage.sources:
                 _require_known(f"arms.{arm}.{stage.name}.mixture", source, spec.sources)
     _check_evaluation(spec)
+    _require_no_leak(spec)
+    names = [contrast.name for contrast in spec.contrasts]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"contrasts[{name}]: the name is used twice; give each its own")
     for contrast in spec.contrasts:
         for arm in contrast.weights():
             _require_known(f"contrasts[{contrast.name}]", arm, spec.arms)
@@ -52,7 +65,6 @@ def _check_sources(sources: Sources) -> None:
             _require_known(f"sources.{name}.of", part, sources)
         if isinstance(source, Problems):
             _check_families(f"sources.{name}", source.families, source.difficulty)
-    _require_one_holdout_per_file(sources)
 
 
 def parts_of(source: SourceConfig) -> tuple[str, ...]:
@@ -89,20 +101,39 @@ def _require_holdout(where: str, name: str, sources: Sources) -> None:
         raise ValueError(f"{where}: set sources.{name}.holdout above 0 to keep some of it out")
 
 
-def _require_one_holdout_per_file(sources: Sources) -> None:
-    """A prompt held out of one source must not be trained on by way of another.
+def _require_no_leak(spec: StudySpec) -> None:
+    """What is held out for evaluation must be held out of everything that is trained on.
 
-    Other paths to the same prompts are found in the data itself (`frontload.study.checks`).
+    The side is decided by a hash below the holdout's share, so a larger share holds out all that a
+    smaller one does. The same prompts in other files are found in the data itself
+    (`frontload.study.checks`).
     """
-    shares: dict[str, tuple[str, float]] = {}
-    for name, source in sources.items():
-        for path in source.paths if isinstance(source, Files) else ():
-            first, share = shares.setdefault(path, (name, source.holdout))
-            if share != source.holdout:
+    evaluated = [b.source for b in spec.evaluation.benchmarks.values() if b.source is not None]
+    evaluated += [text.source for text in spec.evaluation.text.values()]
+    trained = {name for stages in spec.arms.values() for stage in stages for name in stage.sources}
+    for name in evaluated:
+        share = effective_holdout(name, spec.sources)
+        for other in sorted(trained):
+            shared = _leaves(name, spec.sources) & _leaves(other, spec.sources)
+            less = effective_holdout(other, spec.sources)
+            if shared and less < share:
                 raise ValueError(
-                    f"sources.{name}.holdout: {source.holdout:g}, but {first} reads the same "
-                    f"{path} with {share:g}; held-out prompts would leak. Give both the same"
+                    f"sources.{other}.holdout: {less:g}, but {name}, which reads the same "
+                    f"{min(shared)}, is evaluated on its held-out {share:g}; that would leak. "
+                    f"Give {other} at least {share:g}"
                 )
+
+
+def _leaves(name: str, sources: Sources) -> set[str]:
+    """What a source reads in the end: paths, hub repositories, the standard library."""
+    source = sources[name]
+    if isinstance(source, Files):
+        return set(source.paths)
+    if isinstance(source, Hub):
+        return {source.name}
+    if isinstance(source, InstalledText):
+        return {source.kind}
+    return {leaf for part in parts_of(source) for leaf in _leaves(part, sources)}
 
 
 def _require_known(where: str, name: str, known: Iterable[str]) -> None:

@@ -66,6 +66,8 @@ class ContrastResult(Strict):
     reason: str
     """One sentence that says why the verdict is what it is."""
     measured: Measured | None
+    written_late: bool = False
+    """The claim was added or changed when results were there already."""
 
 
 class Score(Strict):

@@ -19,6 +19,7 @@ from rich.console import Console
 from frontload.study.analysis import analyze
 from frontload.study.artifacts import Artifact, Layout
 from frontload.study.checks import refuse_leaks, refuse_too_many_passes
+from frontload.study.claims import note_claims, written_late
 from frontload.study.engine import LocalEngine, Progress
 from frontload.study.identity import digest, read_json, write_json
 from frontload.study.live import LiveDisplay
@@ -58,7 +59,11 @@ def run_study(
     run.mkdir(parents=True, exist_ok=True)
     with _only_run(run):
         layout = Layout(spec, plan, root=root, run=run)
-        _refuse_stale(layout, console, set_stale_aside)
+        if set_stale_aside:
+            for artifact in _stale(layout).values():
+                console.print(f"set aside: {_set_aside(artifact, layout.run)}", highlight=False)
+        refuse_stale(layout)
+        note_claims(layout)
         write_plan(layout)
         artifacts = layout.artifacts.values()
         finished = [artifact.name for artifact in artifacts if artifact.done]
@@ -132,13 +137,14 @@ def _only_run(run: Path) -> Iterator[None]:
         yield
 
 
-def _refuse_stale(layout: Layout, console: Console, set_aside: bool) -> None:
-    stale = {a.name: a for a in layout.artifacts.values() if a.stale()}
+def refuse_stale(layout: Layout) -> None:
+    """Stop when something on disk was made from other settings, data or code.
+
+    Raises:
+        ValueError: with the difference, field by field, and the remedies.
+    """
+    stale = _stale(layout)
     if not stale:
-        return
-    if set_aside:
-        for artifact in stale.values():
-            console.print(f"set aside: {_set_aside(artifact, layout.run)}", highlight=False)
         return
     # Children of a stale artifact differ by their parent's digest alone: show the roots.
     roots = [a for a in stale.values() if not any(need in stale for need in a.needs)]
@@ -146,10 +152,14 @@ def _refuse_stale(layout: Layout, console: Console, set_aside: bool) -> None:
     for artifact in (roots or list(stale.values()))[:_SHOWN]:
         lines += [f"  {artifact.name}:"] + [f"    {line}" for line in artifact.stale()[:_SHOWN]]
     lines.append(
-        "Nothing was changed. Undo the change, give another --out, or pass --set-stale-aside to "
-        "move them to `stale/` and make them anew."
+        "Nothing was changed. Undo the change, give another --out, or run with --set-stale-aside "
+        "to move them to `stale/` and make them anew."
     )
     raise ValueError("\n".join(lines))
+
+
+def _stale(layout: Layout) -> dict[str, Artifact]:
+    return {a.name: a for a in layout.artifacts.values() if a.stale()}
 
 
 def _set_aside(artifact: Artifact, run: Path) -> Path:
@@ -201,6 +211,12 @@ def make_report(outcome: Outcome) -> Results:
     }
     plan = read_json(layout.run / "plan.json") if (layout.run / "plan.json").is_file() else {}
     results = analyze(layout.spec, runs, failures=outcome.failures, plan=plan)
+    late = written_late(layout)
+    contrasts = tuple(
+        contrast.model_copy(update={"written_late": contrast.name in late})
+        for contrast in results.contrasts
+    )
+    results = results.model_copy(update={"contrasts": contrasts})
     write_results(results, layout.run / "results.json")
     write_report(results, layout.run / "report.html")
     return results

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -73,6 +73,8 @@ class Contrast(Strict):
             if isinstance(raw.get(key), str)
         }
         if isinstance(raw.get("minus"), dict):
+            if unknown := sorted(set(raw["minus"]) - {"treatment", "control"}):
+                raise ValueError(f"minus: unknown key {unknown[0]!r}; known: treatment, control")
             sides = [raw["minus"].get(key) for key in ("treatment", "control")]
             listed["minus"] = [[side] if isinstance(side, str) else side for side in sides]
         return {**raw, **listed}
@@ -109,6 +111,11 @@ class EngineConfig(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+RESERVED = ("tokenizer", "evaluation-items")
+"""Folders of a run that a source's rows must not replace."""
+
+
 class StudySpec(Strict):
     """A whole study."""
 
@@ -117,7 +124,7 @@ class StudySpec(Strict):
     seeds: tuple[int, ...] = Field(min_length=1)
     model: ModelConfig
     tokenizer: TokenizerConfig
-    sources: dict[str, SourceConfig]
+    sources: dict[SourceName, SourceConfig]
     arms: dict[str, tuple[NamedStage, ...]]
     evaluation: EvaluationConfig
     contrasts: tuple[Contrast, ...] = ()
@@ -126,6 +133,9 @@ class StudySpec(Strict):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
+        for name in RESERVED:
+            if name in self.sources:
+                raise ValueError(f"sources.{name}: the name is taken; call the source otherwise")
         check_references(self)
         return self
 

@@ -14,7 +14,7 @@ from frontload.study.identity import read_json
 from frontload.study.live import clock
 from frontload.study.plan import Plan, make_plan, planned_budget
 from frontload.study.results import Results
-from frontload.study.run import Outcome, make_report, run_study
+from frontload.study.run import Outcome, make_report, refuse_stale, run_study
 from frontload.study.spec import StudySpec
 
 _WORTH_A_NOTE = 0.01
@@ -73,9 +73,9 @@ def _print_cost(console: Console, spec: StudySpec, plan: Plan, cost: Cost, out: 
         f"sharing    saves {saved:.0%} of {cost.tokens_unshared:,} tokens",
         f"time       {clock(cost.seconds)} of training on one worker at "
         f"{cost.tokens_per_second:,.0f} tokens/s (measured now), divided by the workers; "
-        "evaluation comes on top",
-        f"disk       {cost.disk_bytes / 1e6:,.0f} MB of models and the data in {out / spec.study}",
-        f"contrasts  {len(spec.contrasts)}, all with the budgets they ask for",
+        "evaluation and data come on top",
+        f"disk       {cost.disk_bytes / 1e6:,.0f} MB of models, and the packed data, in {out / spec.study}",
+        f"contrasts  {len(spec.contrasts)}; none is known to compare unequal budgets",
     )
     console.print("\n".join(lines), highlight=False)
 
@@ -95,10 +95,13 @@ def run_verb(
 
 def report_verb(spec: StudySpec, root: Path, out: Path) -> None:
     """Rebuild the report from what is on disk."""
-    layout = Layout(spec, make_plan(spec), root=root, run=out / spec.study)
+    run = out / spec.study
+    if not (run / "plan.json").is_file():
+        raise ValueError(f"no run in {run}; run the study first, or name its place with --out")
+    layout = Layout(spec, make_plan(spec), root=root, run=run)
+    refuse_stale(layout)
     missing = {a.name: "not finished" for a in layout.artifacts.values() if not a.done}
-    stale = {a.name: "made from other settings" for a in layout.artifacts.values() if a.stale()}
-    _finish(Console(), Outcome(layout=layout, failures=missing | stale, reused=0, made=0))
+    _finish(Console(), Outcome(layout=layout, failures=missing, reused=0, made=0))
 
 
 def _finish(console: Console, outcome: Outcome) -> None:

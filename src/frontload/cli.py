@@ -104,9 +104,10 @@ def main() -> None:
     except ValueError as error:
         print(f"frontload: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # what Typer makes of KeyboardInterrupt, without a word
+            print("\nstopped; the same command goes on from here", file=sys.stderr)
+        raise
     except OSError as error:
         print(f"frontload: {error}", file=sys.stderr)
         sys.exit(1)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from frontload.study.engine import Job, LocalEngine, Progress
+from frontload.study.engine import Job, LocalEngine, Progress, errors_kept
+from frontload.study.run import device_groups
 
 HERE = __name__
 
@@ -27,6 +28,17 @@ def fail(directory: Path) -> None:
 
 def die(directory: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lose_the_log_and_die(directory: Path) -> None:
+    (directory / "log.txt").unlink()
+    (directory / "log.txt").mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def keep_an_error(directory: Path) -> None:
+    with errors_kept(directory):
+        raise ValueError("the cause")
 
 
 def save_when_stopped(directory: Path) -> None:
@@ -75,6 +87,7 @@ def test_a_failure_leaves_out_what_needs_it_and_nothing_else(
     progress = LocalEngine(workers=1).run(described)
     assert list(progress.states.values()) == ["failed", "left out", "left out", "done"]
     assert words in described[0].log.read_text().splitlines()[-1]
+    assert words in described[0].failure
 
 
 def test_finished_jobs_count_as_done(tmp_path: Path) -> None:
@@ -82,6 +95,46 @@ def test_finished_jobs_count_as_done(tmp_path: Path) -> None:
     assert LocalEngine(workers=1).run(described, finished=["made before"]).named("done") == (
         "child",
     )
+
+
+def test_a_log_that_cannot_be_written_fails_its_job_alone(tmp_path: Path) -> None:
+    described = jobs(
+        tmp_path,
+        ("no log", "leave_mark", ()),
+        ("lost log", "lose_the_log_and_die", ()),
+        ("other", "leave_mark", ()),
+    )
+    described[0].log.mkdir(parents=True)
+    progress = LocalEngine(workers=1).run(described)
+    assert list(progress.states.values()) == ["failed", "failed", "done"]
+    assert all("log.txt" in job.failure for job in described[:2])
+
+
+def test_the_failure_told_is_the_first_error_kept_by_the_last_attempt(tmp_path: Path) -> None:
+    (job,) = jobs(tmp_path, ("bad", "keep_an_error", ()))
+    job.directory.mkdir()
+    (job.directory / "error.txt").write_text("an older attempt's\n")
+    LocalEngine(workers=1).run([job])
+    assert job.failure.startswith("ValueError: the cause (log: ")
+    with pytest.raises(ChildProcessError), errors_kept(job.directory):
+        raise ChildProcessError("follows from it")
+    assert job.failure.startswith("ValueError: the cause (log: ")
+
+
+@pytest.mark.parametrize("need", ["nobody's", "itself"])
+def test_a_need_that_nothing_meets_is_named(tmp_path: Path, need: str) -> None:
+    described = jobs(tmp_path, ("itself", "leave_mark", (need,)), ("free", "leave_mark", ()))
+    with pytest.raises(AssertionError, match=f"itself needs {need}"):
+        LocalEngine(workers=1).run(described)
+    assert (tmp_path / "free" / "mark").exists()
+
+
+def test_workers_share_the_gpus_that_this_process_may_use() -> None:
+    assert device_groups(3, 1, None) == ("0", "1", "2")
+    assert device_groups(2, 1, "4,5") == ("4", "5")
+    assert device_groups(3, 2, "GPU-a,GPU-b,GPU-c") == ("GPU-a,GPU-b",)
+    with pytest.raises(ValueError, match="processes_per_stage: 4, but there are 2 GPUs"):
+        device_groups(2, 4, "4,5")
 
 
 def test_being_interrupted_lets_running_jobs_save(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from frontload.atomic import replacing
 from frontload.corpus.distribution import Distribution
 from frontload.corpus.stream import Holds
 
@@ -94,10 +94,8 @@ def write_new(path: Path, text: str) -> None:
         ValueError: it exists.
     """
     refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def refuse_existing(path: Path) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import numbers
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class FileSource(Source):
             self._tables = find_tables(config.paths, reading.root)
         except ValueError as error:
             raise ValueError(f"sources.{name}.{error}") from None
+        self._folder = _common_folder(table.path for table in self._tables)
         self.bytes_total = sum(table.bytes_total for table in self._tables)
 
     @cached_property
@@ -60,7 +62,8 @@ class FileSource(Source):
                     f"{table.path} {schema.holds}; make two sources of them"
                 )
             needed = {*schema.needed(), *self._config.where}
-            for item in rows.items(schema, table.rows(needed), str(table.path), table.path.name):
+            short = self._named(table.path)
+            for item in rows.items(schema, table.rows(needed), str(table.path), short):
                 self.bytes_read = done + table.bytes_read
                 yield item
             done += table.bytes_total
@@ -74,8 +77,13 @@ class FileSource(Source):
         return schema_for(types, self._config, origin=f"sources.{self.name} ({table.path})")
 
     def _contents(self) -> Any:
-        hashes = [[file.name, hash_file(file)] for table in self._tables for file in table.files]
+        files = [file for table in self._tables for file in table.files]
+        hashes = [[self._named(file), hash_file(file)] for file in files]
         return ["files", hashes, self._config.columns, self._config.where]
+
+    def _named(self, path: Path) -> str:
+        """Its path below the folder that all files share: two folders may have a `part-0`."""
+        return Path(os.path.abspath(path)).relative_to(self._folder).as_posix()
 
     def _listed(self) -> str:
         return ", ".join(str(table.path) for table in self._tables[:3])
@@ -156,12 +164,22 @@ def _matches(row: Row, where: Mapping[str, frozenset[_Key]]) -> bool:
     )
 
 
+def _common_folder(paths: Iterable[Path]) -> str:
+    return os.path.commonpath([Path(os.path.abspath(path)).parent for path in paths])
+
+
 def hash_file(path: Path) -> str:
     """Hash of a file's contents; of its size and 64 windows of 1 MB when it is above 256 MB.
 
-    A Parquet footer, which describes every page, is always within the last window.
+    A Parquet footer, which describes every page, is always within the last window. A file is read
+    once in a process for as long as its size and time of change (ns) stay the same.
     """
-    size = path.stat().st_size
+    found = path.stat()
+    return _hash_contents(path.resolve(), found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=65_536)
+def _hash_contents(path: Path, size: int, mtime_ns: int) -> str:
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     with path.open("rb") as file:
         if size <= _HASHED_WHOLE:

@@ -19,7 +19,6 @@ mean_learning_rate (at exposure, weighted by tokens); prompt_set, prompts_seen (
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from frontload.atomic import replacing
 from frontload.corpus.batches import Batch
 from frontload.corpus.exposure import COUNTS, STATE, SourceCounts
 from frontload.corpus.mixture import Order
@@ -96,9 +96,8 @@ class StageLedger:
 
 def write_ledger(table: pa.Table, path: Path) -> None:
     """Write a stage's ledger.parquet, replacing it at once."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, partial)
-    os.replace(partial, path)
+    with replacing(path) as unfinished:
+        pq.write_table(table, unfinished)
 
 
 def read_ledger(path: Path) -> pa.Table:

@@ -41,6 +41,7 @@ DEFINITIONS = {
     "exact duplicates": "items whose whole text (prompt and response) came before",
     "near duplicates": "MinHash over runs of three words, 8 bands of 8: half at similarity 0.77",
     "trace": "the think block; without one, the whole response",
+    "answer": "what follows the think block; without one, the whole response",
     "steps": "non-empty lines of the trace; parts between ';' where it has one line",
     "self-checks": f"words {', '.join(SELF_CHECKS)}, and steps that begin with '?'",
 }
@@ -107,6 +108,7 @@ class Measures:
         self._tally("characters of the prompt", _lengths([it.prompt for it in examples]))
         self._tally("characters of the response", _lengths([it.response for it in examples]))
         self._tally("characters of the trace", _lengths(traces))
+        self._tally("characters of the answer", _lengths(answers))
         self._tally("steps of the trace", _lengths(steps))
         self._tally("self-checks", checks)
         self._totals += Counter(
@@ -212,7 +214,7 @@ def _ratio(part: int, whole: int) -> float | None:
 
 
 def _definitions(is_examples: bool) -> dict[str, str]:
-    about_examples = ("prompt openings", "unparsed", "trace", "steps", "self-checks")
+    about_examples = ("prompt openings", "unparsed", "trace", "answer", "steps", "self-checks")
     return {
         name: rule
         for name, rule in DEFINITIONS.items()

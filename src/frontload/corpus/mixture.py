@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frontload.atomic import replacing
 from frontload.corpus.batches import assemble_batch
 from frontload.corpus.rows import PackedRows
 from frontload.train.config import Mixture, StageConfig, Unit
@@ -67,13 +67,6 @@ class Order:
         """Optimizer steps at that many rows a step; the last one may be smaller."""
         return math.ceil(len(self) / batch_rows)
 
-    def tokens_by_source(self) -> dict[str, int]:
-        """Tokens each source will contribute over the whole stage."""
-        sums = np.zeros(len(self.sources), np.int64)
-        for index in range(len(self.sources)):
-            sums[index] = self.take[self.source == index].sum(dtype=np.int64)
-        return dict(zip(self.sources, sums.tolist(), strict=True))
-
     def require_packs(self, packs: Mapping[str, PackedRows]) -> None:
         """Refuse packs other than those planned on (ValueError naming the source)."""
         for name, fingerprint in zip(self.sources, self.fingerprints, strict=True):
@@ -90,8 +83,7 @@ class Order:
             "unit": self.unit,
             "cursors": dict(self.cursors),
         }
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        with partial.open("wb") as file:
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
             np.savez(
                 file,
                 header=np.array(json.dumps(header)),
@@ -100,7 +92,6 @@ class Order:
                 take=self.take,
                 units=_narrow(np.diff(self.consumed), self.context),
             )
-        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: Path) -> Order:

@@ -26,7 +26,7 @@ from frontload.corpus.example import Document, Item, held_out
 Split = Literal["train", "heldout"]
 Holds = Literal["documents", "examples"]
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Raised whenever the same rows would be read into different items, or fall on other sides."""
 
 

@@ -4,7 +4,7 @@ Problems of a family are graded by the family's own scorer. Problems read from a
 by three rules, the first that speaks decides: the same text (case, spaces and closing stop aside);
 the same number (1,000 = 1000.0 = $1000, 1/2 = 0.5, and 50% = 50: a unit is not asked for);
 mathematical equality by math-verify, in a process that can be killed, where both sides look like
-mathematics.
+mathematics. Any text has a grade: a number too long to be read is wrong.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ def _graded_by_text(gold: str, answer: str) -> float | None:
     """By text or number; None where only mathematics can tell."""
     if _plain(gold) == _plain(answer):
         return 1.0
-    numbers = _number(gold), _number(answer)
+    try:
+        numbers = _number(gold), _number(answer)
+    except ValueError:  # more digits than Python reads (4,300): a model that could not stop
+        return 0.0
     if None not in numbers:
         return float(numbers[0] == numbers[1])
     looks = all(_MATHEMATICAL.search(side) for side in (gold, answer))

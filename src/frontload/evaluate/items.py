@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from frontload.atomic import replacing
 from frontload.evaluate.config import EvaluationConfig
 
 if TYPE_CHECKING:
@@ -141,7 +141,32 @@ def build_items(
             )
     for name, text in config.text.items():
         windows += read_windows(name, text, sources[text.source], tokenizer, context=context)
-    return EvaluationItems(problems=tuple(problems), windows=tuple(windows), notes=tuple(notes))
+    return EvaluationItems(
+        problems=_told_apart(problems), windows=_told_apart(windows), notes=tuple(notes)
+    )
+
+
+_Measured = TypeVar("_Measured", ProblemItem, TextWindow)
+
+
+def _told_apart(items: Iterable[_Measured]) -> tuple[_Measured, ...]:
+    """Ids made unique per benchmark: the second item called `x` becomes `x#2`.
+
+    Files may have a column of repeated ids, and parts of a union files of the same name; results
+    take rows of one benchmark and id for samples of one item.
+    """
+    items = tuple(items)
+    taken = {(item.benchmark, item.id) for item in items}
+    met: set[tuple[str, str]] = set()
+    apart: list[_Measured] = []
+    for item in items:
+        key, number = (item.benchmark, item.id), 1
+        while key in met or (number > 1 and key in taken):
+            number += 1
+            key = (item.benchmark, f"{item.id}#{number}")
+        met.add(key)
+        apart.append(item if number == 1 else dataclasses.replace(item, id=key[1]))
+    return tuple(apart)
 
 
 _SCHEMA = pa.schema(
@@ -166,11 +191,9 @@ _SCHEMA = pa.schema(
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write under a temporary name, then rename: a kill leaves the old file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, unfinished, compression="zstd")
-    os.replace(unfinished, path)
+    """Write a Parquet file; a kill or a full disk leaves the old file or none."""
+    with replacing(path) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd")
 
 
 def _problem_row(item: ProblemItem) -> dict[str, Any]:

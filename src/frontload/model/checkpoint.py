@@ -1,7 +1,7 @@
 """Models on disk: Hugging Face config, safetensors and tokenizer in one directory.
 
 Guarantees: the directory appears whole or not at all, plain `AutoModelForCausalLM.from_pretrained`
-loads it, and nothing is ever unpickled. Gives up: replacing an existing directory is two renames,
+loads it; nothing is ever unpickled, and no code beside a model is executed. Gives up: replacing an existing directory is two renames,
 so a kill between them leaves none; callers write their own marker last (a stage's DONE).
 """
 
@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from frontload.atomic import flush, naming_directory
 from frontload.model.attention import prepare_for_packing
+from frontload.model.published import refusing_code
 
 
 def save_model(
@@ -30,28 +33,44 @@ def save_model(
 
     `state` gives the full weights when `model` holds only shards (FSDP). The tokenizer's end and
     padding ids go into the configuration that `generate` reads.
+
+    Raises:
+        OSError: it could not be written (a full disk, say); names the directory and the remedy.
     """
     set_token_ids(model, tokenizer)
     fresh = directory.with_name(f".{directory.name}.writing")
     shutil.rmtree(fresh, ignore_errors=True)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        model.save_pretrained(fresh, state_dict=None if state is None else dict(state))
-        tokenizer.save_pretrained(fresh)
-        if directory.exists():
-            shutil.rmtree(directory)
-        os.replace(fresh, directory)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)  # a full disk must not keep half a model
+    with naming_directory(directory.parent, SafetensorError):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            model.save_pretrained(fresh, state_dict=None if state is None else dict(state))
+            tokenizer.save_pretrained(fresh)
+            for path in fresh.iterdir():
+                flush(path)
+            if directory.exists():
+                shutil.rmtree(directory)
+            os.replace(fresh, directory)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)  # a full disk must not keep half a model
+        flush(directory.parent)
 
 
 def load_model(
     origin: Path | str, *, revision: str | None = None, device: torch.device | str = "cpu"
 ) -> PreTrainedModel:
-    """A float32 model from a directory or hub name, attending as `model.attention` says."""
-    model = AutoModelForCausalLM.from_pretrained(
-        str(origin), revision=revision, dtype=torch.float32, use_safetensors=True
-    )
+    """A float32 model from a directory or hub name, attending as `model.attention` says.
+
+    Raises:
+        ValueError: it needs code of its own, which is never executed.
+    """
+    with refusing_code("model", str(origin)):
+        model = AutoModelForCausalLM.from_pretrained(
+            str(origin),
+            revision=revision,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
     prepare_for_packing(model)
     return model.to(device)
 

@@ -29,6 +29,7 @@ from transformers import (
 
 from frontload.model.attention import prepare_for_packing
 from frontload.model.config import ModelConfig, Preset
+from frontload.model.published import refusing_code
 
 _PRESETS: dict[Preset, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "tiny": (
@@ -120,12 +121,15 @@ def build_model(config: ModelConfig, vocab_size: int, *, seed: int) -> PreTraine
 def count_parameters(config: ModelConfig, vocab_size: int) -> ParameterCount:
     """Parameters of the model that `build_model` would give, without allocating it (planning)."""
     if config.start is not None:
-        shape = AutoConfig.from_pretrained(config.start, revision=config.revision)
+        with refusing_code("model.start", config.start):
+            shape = AutoConfig.from_pretrained(
+                config.start, revision=config.revision, trust_remote_code=False
+            )
         shape.vocab_size = max(shape.vocab_size, vocab_size)
     else:
         shape = _preset_config(config, vocab_size)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape)
+    with torch.device("meta"), refusing_code("model.start", str(config.start)):
+        model = AutoModelForCausalLM.from_config(shape, trust_remote_code=False)
     inputs, outputs = model.get_input_embeddings().weight, model.lm_head.weight
     total = model.num_parameters()
     tied = inputs is outputs
@@ -156,9 +160,14 @@ def _preset_config(config: ModelConfig, vocab_size: int) -> PretrainedConfig:
 
 def _load_start(config: ModelConfig, vocab_size: int) -> PreTrainedModel:
     assert config.start is not None
-    model = AutoModelForCausalLM.from_pretrained(
-        config.start, revision=config.revision, dtype=torch.float32, use_safetensors=True
-    )
+    with refusing_code("model.start", config.start):
+        model = AutoModelForCausalLM.from_pretrained(
+            config.start,
+            revision=config.revision,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
     if vocab_size > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(vocab_size)
     return model

@@ -34,6 +34,7 @@ from frontload.corpus.example import (
 )
 from frontload.model.config import TokenizerConfig
 from frontload.model.gpt2_files import REMEDY, holds_only_gpt2_files, read_gpt2_files
+from frontload.model.published import CodeRefused, refusing_code
 
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 _THINK = (THINK_OPEN, THINK_CLOSE)
@@ -119,7 +120,12 @@ def load_tokenizer(origin: Path | str, revision: str | None = None) -> PreTraine
 
 def _load_published(origin: str, revision: str | None) -> PreTrainedTokenizerFast:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(origin, revision=revision, use_fast=True)
+        with refusing_code("tokenizer.load", origin):
+            tokenizer = AutoTokenizer.from_pretrained(
+                origin, revision=revision, use_fast=True, trust_remote_code=False
+            )
+    except CodeRefused:
+        raise
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"tokenizer.load: cannot load {origin} ({reason}); {REMEDY}") from None

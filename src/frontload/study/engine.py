@@ -2,8 +2,8 @@
 
 A job is a function and the folder it fills. It runs in a process forked from a server that has
 imported the heavy libraries once, so starting one costs milliseconds; what it prints goes to
-`log.txt` in its folder. A job that fails does not stop the others: those that need it are left
-out, the rest go on. Ctrl-C is passed on, running jobs get the chance to save, and the engine
+`log.txt` in its folder, and what ended it to `error.txt`. A job that fails does not stop the
+others: those that need it are left out, the rest go on. Ctrl-C is passed on, running jobs get the chance to save, and the engine
 returns by raising KeyboardInterrupt. The engine gives up retries: a job is made to be run again.
 """
 
@@ -15,15 +15,18 @@ import multiprocessing.connection
 import os
 import signal
 import sys
+import textwrap
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 PRELOAD = ("frontload.study.stage",)
+ERROR = "error.txt"
 GRACE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
@@ -44,6 +47,17 @@ class Job:
     def log(self) -> Path:
         """Where everything that the job prints goes."""
         return self.directory / "log.txt"
+
+    @property
+    def failure(self) -> str:
+        """Why the job failed: the error that it kept, else the last line of its log."""
+        for path in (self.directory / ERROR, self.log):
+            with suppress(OSError):
+                text = path.read_text(encoding="utf-8", errors="replace").strip()
+                if text:
+                    said = text if path.name == ERROR else text.splitlines()[-1]
+                    return f"{textwrap.shorten(said, 500)} (log: {self.log})"
+        return f"no output, not even in {self.log}; is the disk full?"
 
 
 @dataclass(kw_only=True)
@@ -92,8 +106,10 @@ class LocalEngine:
         by_name = {job.name: job for job in jobs}
         try:
             while "waiting" in progress.states.values() or running:
-                self._leave_out(by_name, progress)
-                for job in self._ready(by_name, progress, done)[: len(free)]:
+                left_out = self._leave_out(by_name, progress)
+                ready = self._ready(by_name, progress, done)
+                assert ready or running or left_out, _unmet(by_name, progress, done)
+                for job in ready[: len(free)]:
                     slot = free.pop(0)
                     running[job.name] = (self._start(context, job, slot), slot)
                     progress.states[job.name] = "running"
@@ -106,7 +122,7 @@ class LocalEngine:
                     if process.exitcode == 0:
                         done.add(name)
                     elif process.exitcode < 0:
-                        _note_signal(by_name[name].log, -process.exitcode)
+                        _note_signal(by_name[name], -process.exitcode)
                 on_poll(progress)
         except BaseException:
             _stop([process for process, _ in running.values()])
@@ -114,11 +130,14 @@ class LocalEngine:
         return progress
 
     @staticmethod
-    def _leave_out(by_name: dict[str, Job], progress: Progress) -> None:
+    def _leave_out(by_name: dict[str, Job], progress: Progress) -> bool:
+        """Whether a job was left out; those that need it are, the next time."""
+        before = len(progress.named("left out"))
         for name, job in by_name.items():
             lost = any(progress.states.get(need) in ("failed", "left out") for need in job.needs)
             if progress.states[name] == "waiting" and lost:
                 progress.states[name] = "left out"
+        return len(progress.named("left out")) > before
 
     @staticmethod
     def _ready(by_name: dict[str, Job], progress: Progress, done: set[str]) -> list[Job]:
@@ -129,11 +148,10 @@ class LocalEngine:
         ]
 
     def _start(self, context: Any, job: Job, slot: int) -> Any:
-        job.directory.mkdir(parents=True, exist_ok=True)
         device = self.devices[slot % len(self.devices)] if self.devices else None
         process = context.Process(
             target=_child,
-            args=(job.function, job.arguments, job.log, self.threads, device),
+            args=(job, self.threads, device),
             name=job.name,
         )
         process.start()
@@ -148,11 +166,28 @@ class LocalEngine:
         return [name for name, (process, _) in running.items() if not process.is_alive()]
 
 
-def _child(
-    function: str, arguments: tuple[Any, ...], log: Path, threads: int, device: str | None
-) -> None:
+def _unmet(by_name: dict[str, Job], progress: Progress, done: set[str]) -> str:
+    waiting = progress.named("waiting")
+    lacks = (f"{name} needs {', '.join(set(by_name[name].needs) - done)}" for name in waiting)
+    return f"nothing runs and nothing can start: {'; '.join(lacks)}"
+
+
+@contextmanager
+def errors_kept(directory: Path) -> Iterator[None]:
+    """Write an error's own words to error.txt; the first one's, since later ones follow from it."""
+    try:
+        yield
+    except Exception as error:
+        with suppress(OSError), (directory / ERROR).open("x", encoding="utf-8") as file:
+            file.write(f"{type(error).__name__}: {error}\n")
+        raise
+
+
+def _child(job: Job, threads: int, device: str | None) -> None:
     """The job's process: output to the log, one thread count, one device, then the function."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    job.directory.mkdir(parents=True, exist_ok=True)
+    (job.directory / ERROR).unlink(missing_ok=True)
+    descriptor = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -164,11 +199,12 @@ def _child(
     import torch
 
     torch.set_num_threads(threads)
-    module, name = function.split(":")
+    module, name = job.function.split(":")
     try:
-        getattr(importlib.import_module(module), name)(*arguments)
+        with errors_kept(job.directory):
+            getattr(importlib.import_module(module), name)(*job.arguments)
     except KeyboardInterrupt:
-        print("interrupted; progress was saved", flush=True)
+        print("interrupted", flush=True)
         sys.exit(130)
     except Exception as error:
         traceback.print_exc()
@@ -184,10 +220,10 @@ def _follow_engine() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def _note_signal(log: Path, number: int) -> None:
+def _note_signal(job: Job, number: int) -> None:
     name = signal.Signals(number).name
     hint = " (out of memory?)" if number == signal.SIGKILL else ""
-    with log.open("a", encoding="utf-8") as file:
+    with suppress(OSError), job.log.open("a", encoding="utf-8") as file:  # a full disk
         file.write(f"the process was ended by {name}{hint}\n")
 
 

@@ -176,11 +176,8 @@ def _engine(config: EngineConfig) -> LocalEngine:
 
     on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     if on_gpu:
-        count, each = torch.cuda.device_count(), config.processes_per_stage
-        groups = [range(first, first + each) for first in range(0, count - each + 1, each)]
-        if not groups:
-            raise ValueError(f"engine.processes_per_stage: {each}, but there are {count} GPUs")
-        devices = tuple(",".join(map(str, group)) for group in groups)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = device_groups(torch.cuda.device_count(), config.processes_per_stage, visible)
         return LocalEngine(
             workers=config.workers or len(devices), threads=config.threads, devices=devices
         )
@@ -188,12 +185,22 @@ def _engine(config: EngineConfig) -> LocalEngine:
     return LocalEngine(workers=config.workers or max(1, cores), threads=config.threads)
 
 
+def device_groups(count: int, each: int, visible: str | None) -> tuple[str, ...]:
+    """The GPUs of every worker, `each` of them, as values of CUDA_VISIBLE_DEVICES.
+
+    `visible` is that variable as this process got it, whose first `count` entries are the GPUs
+    it may use; without it they are numbered from 0.
+    """
+    names = visible.split(",") if visible else list(map(str, range(count)))
+    if count < each:
+        raise ValueError(f"engine.processes_per_stage: {each}, but there are {count} GPUs")
+    return tuple(",".join(names[i : i + each]) for i in range(0, count - each + 1, each))
+
+
 def _failures(layout: Layout, progress: Progress) -> dict[str, str]:
     failures = {}
     for name in progress.named("failed"):
-        log = layout.artifacts[name].job.log
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        failures[name] = f"{lines[-1] if lines else 'no output'} (log: {log})"
+        failures[name] = layout.artifacts[name].job.failure
     for name in progress.named("left out"):
         lost = [need for need in layout.artifacts[name].needs if need in failures]
         failures[name] = f"left out: needs {', '.join(lost)}"

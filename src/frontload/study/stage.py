@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -31,8 +30,10 @@ from frontload.model.contract import contract_of, require_same_contract
 from frontload.model.memory import keep_freed_memory
 from frontload.model.presets import build_model
 from frontload.model.tokenizer import load_tokenizer
+from frontload.study.engine import ERROR, errors_kept
 from frontload.study.identity import read_json, write_json
 from frontload.study.prepare import Record, finish
+from frontload.study.ranks import launch, stop_with_parent
 from frontload.train.checkpoint import discard_checkpoint
 from frontload.train.config import StageConfig
 from frontload.train.loop import train
@@ -47,19 +48,28 @@ def run_stage(directory: Path) -> None:
         ValueError: the parent or a pack does not fit this stage; the message says how.
     """
     record = Record.read(directory, "stage.json")
-    processes = record["engine"]["processes_per_stage"]
-    if processes > 1 and _rank() is None:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        launch += ["--nproc-per-node", str(processes), "-m", __name__, str(directory)]
-        subprocess.run(launch, check=True)
+    if _rank() is not None:
+        stop_with_parent()
+        with errors_kept(directory):
+            _work(directory, record)
         return
+    processes = record["engine"]["processes_per_stage"]
+    with _only_worker(directory) as lock:
+        (directory / ERROR).unlink(missing_ok=True)
+        if processes > 1:
+            # Its written-out name, since __name__ is "__main__" when run by hand.
+            launch("frontload.study.stage", directory, processes=processes, lock=lock)
+        else:
+            _work(directory, record)
+
+
+def _work(directory: Path, record: Record) -> None:
     keep_freed_memory()
     torch.set_num_threads(record["engine"]["threads"])
-    with _only_worker(directory):
-        if not (directory / TRAINED).is_file():
-            _train(directory, record)
-        if not _rank():
-            _evaluate(directory, record)
+    if not (directory / TRAINED).is_file():
+        _train(directory, record)
+    if not _rank():
+        _evaluate(directory, record)
 
 
 def _train(directory: Path, record: Record) -> None:
@@ -168,14 +178,11 @@ def _device(record: Record) -> str:
 
 
 @contextmanager
-def _only_worker(directory: Path) -> Iterator[None]:
-    """One process at a time works here, even when an older run's process is still saving."""
-    if _rank():
-        yield
-        return
+def _only_worker(directory: Path) -> Iterator[int]:
+    """One worker at a time here, even when an older run's is still saving; the lock's descriptor."""
     with (directory / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()
 
 
 if __name__ == "__main__":

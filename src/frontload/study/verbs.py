@@ -74,7 +74,7 @@ def _print_cost(console: Console, spec: StudySpec, plan: Plan, cost: Cost, out: 
         f"time       {clock(cost.seconds)} of training on one worker at "
         f"{cost.tokens_per_second:,.0f} tokens/s (measured now), divided by the workers; "
         "evaluation and data come on top",
-        f"disk       {cost.disk_bytes / 1e6:,.0f} MB of models, and the packed data, in {out / spec.study}",
+        f"disk       {cost.disk_bytes / 1e6:,.0f} MB of models and the data, in {out / spec.study}",
         f"contrasts  {len(spec.contrasts)}; none is known to compare unequal budgets",
     )
     console.print("\n".join(lines), highlight=False)

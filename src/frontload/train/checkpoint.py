@@ -24,6 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from frontload.atomic import flush
+
 FILE = "checkpoint.safetensors"
 
 
@@ -92,11 +94,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], strings: dict[str, str
         partial.mkdir(parents=True)
         try:
             save_file(tensors, partial / path.name, metadata=strings)
-            _flush(partial / path.name)
+            flush(partial / path.name)
             os.replace(partial / path.name, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        _flush(path.parent)
+        flush(path.parent)
 
 
 def read_tensors(path: Path) -> Checkpoint:
@@ -129,11 +131,3 @@ def naming_directory(directory: Path) -> Iterator[None]:
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

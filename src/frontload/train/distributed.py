@@ -101,9 +101,17 @@ def shard(model: PreTrainedModel, config: StageConfig, ranks: Ranks) -> None:
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The repeated blocks, as the model's class names them."""
+    """The repeated blocks, as the model's class names them, subclasses included.
+
+    Subclasses, because `model.hybrid` puts one in the place of Mamba blocks, and `fully_shard` in
+    the place of every layer that it shards.
+    """
     names = set(model._no_split_modules or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
+    return [
+        module
+        for module in model.modules()
+        if names.intersection(kind.__name__ for kind in type(module).__mro__)
+    ]
 
 
 def whole(tensor: Tensor) -> Tensor:

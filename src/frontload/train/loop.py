@@ -33,6 +33,7 @@ from frontload.corpus.ledger import StageLedger
 from frontload.corpus.mixture import Order
 from frontload.corpus.rows import PackedRows
 from frontload.model.memory import keep_freed_memory
+from frontload.model.hybrid import DocumentwiseBlock
 from frontload.train.checkpoint import read_tensors, write_tensors
 from frontload.train.config import StageConfig
 from frontload.train.distributed import Ranks, decoder_layers, full_weights, join, shard, whole
@@ -185,7 +186,12 @@ def _save_optimizer(directory: Path, optimizer: Optimizer, ranks: Ranks) -> None
 
 
 def _compile(model: PreTrainedModel, config: StageConfig) -> None:
-    """Compile each decoder layer; layers of a shape share the code, so this stays short."""
+    """Compile each decoder layer; layers of a shape share the code, so this stays short.
+
+    Not the blocks that take documents apart: their shapes follow the data, so that every batch
+    would be compiled anew.
+    """
     if config.compile:
         for layer in decoder_layers(model):
-            layer.compile()
+            if not isinstance(layer, DocumentwiseBlock):
+                layer.compile()

@@ -106,9 +106,17 @@ class GymFamily(Family):
         return entry
 
     def score(self, problem: Problem, answer: str) -> float:
-        """1.0 for reasoning-gym's full mark, else 0.0: partial credit is not counted."""
+        """1.0 for reasoning-gym's full mark, else 0.0: partial credit is not counted.
+
+        Its scorers raise on some texts, such as a duration of 400 digits. No right answer does
+        (tested), so an answer that a scorer raises on is wrong.
+        """
         dataset = open_dataset(type(self), problem.difficulty)
-        return float(dataset.score_answer(answer.strip(), problem.payload) >= 1.0)
+        try:
+            mark = dataset.score_answer(answer.strip(), problem.payload)
+        except Exception:  # of any kind, of code that is not ours: a stage must not end for it
+            return 0.0
+        return float(mark >= 1.0)
 
     def wrong_answer(self, rng: random.Random, problem: Problem) -> str:
         for _ in range(_MAX_REDRAWS):

@@ -38,9 +38,10 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def naming_directory(directory: Path, *also: type[Exception]) -> Iterator[None]:
     """Let an OSError of writing (or one of `also`) name the directory and the remedy."""
+    refused: tuple[type[Exception], ...] = (OSError, *also)
     try:
         yield
-    except (OSError, *also) as error:
+    except refused as error:
         raise OSError(
             f"cannot write to {directory}: {error}. Free some space there or allow writing, and "
             "run again"

@@ -63,6 +63,7 @@ def test_quality_and_depth_have_known_answers(tmp_path):
     assert (quality.exact_duplicates, quality.near_duplicates) == (0.25, 0.25)
     assert depth["steps of the trace"].greatest == 3
     assert depth["characters of the trace"].mean == (14 + 14 + 1 + 7) / 4
+    assert depth["characters of the answer"].mean == (1 + 1 + 1 + 0) / 4
     assert card.self_checks_share == 0.75  # check twice (and ?check), Wait once
     assert depth["self-checks"].greatest == 2
 

@@ -59,6 +59,17 @@ def test_long_answers_only(tmp_path, configs):
     assert source.drops == {"answer_too_short": 49, "answer_too_long": 10}
 
 
+def test_d_alf_of_d_ldq_keeps_exactly_the_long_answers(tmp_path):
+    """The recipe of docs/data.md: order, text and source of what is kept are D_LDQ's own."""
+    ldq = Problems(kind="problems", families=("all",), size=300, depth={"short": 0.5, "long": 0.5})
+    alf = Select(kind="select", of="D_LDQ", min_answer_characters=400)
+    every = list(open_source("D_LDQ", {"D_LDQ": ldq}, root=tmp_path, split="train"))
+    source, kept = read(tmp_path, {"D_LDQ": ldq}, alf)
+    assert kept == [item for item in every if len(item.response) >= 400]
+    assert 0 < len(kept) < len(every)
+    assert source.drops == {"answer_too_short": len(every) - len(kept)}
+
+
 def test_verified_and_families(tmp_path, configs):
     config = Select(kind="select", of="a", verified=True, families=("a",))
     source, items = read(tmp_path, configs, config)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from datetime import date
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import zstandard
 
 from frontload.corpus.config import Files
+from frontload.corpus.files import _hash_contents, hash_file
 from frontload.corpus.sources import open_source
 from frontload.corpus.stream import Source
 
@@ -72,6 +74,27 @@ def test_folders_and_globs_read_each_file_once_in_order(tmp_path):
     (folder / "README.md").write_text("not a document")
     for paths in (["data"], ["data/*.jsonl"], ["data", "data/a.jsonl", "data/*"][:2]):
         assert [item.text for item in files(tmp_path, *paths)] == ["a", "b"]
+
+
+def test_files_of_the_same_name_in_two_folders_have_ids_of_their_own(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part-0.jsonl").write_bytes(as_lines([{"text": "x"}, {"text": "y"}]))
+    ids = ["a/part-0.jsonl:1", "a/part-0.jsonl:2", "b/part-0.jsonl:1", "b/part-0.jsonl:2"]
+    for paths in (["."], ["a", "b"], ["*/part-0.jsonl"], ["b/../a", str(tmp_path / "b")]):
+        assert [item.id for item in files(tmp_path, *paths)] == ids
+    assert [item.id for item in files(tmp_path, "a")] == ["part-0.jsonl:1", "part-0.jsonl:2"]
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"one")
+    before, read = hash_file(path), _hash_contents.cache_info().misses
+    assert hash_file(path) == before
+    assert _hash_contents.cache_info().misses == read
+    path.write_bytes(b"two")
+    os.utime(path, ns=(0, 1))
+    assert hash_file(path) != before
 
 
 def test_a_folder_of_text_files_is_one_document_a_file(tmp_path):

@@ -45,6 +45,12 @@ def test_text_and_numbers(gold, answer, right):
     assert grade([asked(gold)], [answer]) == [float(right)]
 
 
+@pytest.mark.parametrize("gold", ["7", "x+1", "Paris", "9" * 5000])
+@pytest.mark.parametrize("start", ["", "-", "1/", "."])
+def test_a_number_too_long_to_be_read_is_wrong(gold, start):
+    assert grade([asked(gold)], [start + "8" * 5000]) == [0.0]
+
+
 def test_mathematics_is_compared_as_such():
     pairs = [(r"\frac{1}{2}", r"\frac{2}{4}"), ("x+1", "1+x"), ("2x", "3x")]
     items, answers = [asked(gold) for gold, _ in pairs], [answer for _, answer in pairs]

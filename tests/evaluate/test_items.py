@@ -109,6 +109,19 @@ def test_problems_of_a_source_do_not_depend_on_the_order_of_rows(tmp_path):
     assert all(held_out(item.prompt, 0.5) for item in forward)
 
 
+def test_items_of_a_benchmark_have_ids_of_their_own(tmp_path):
+    """A column of ids may repeat them, and hold what would tell them apart."""
+    rows = [{**row, "id": "x#2" if row["id"] == "7" else "x"} for row in ROWS]
+    plain = jsonl(tmp_path / "rows.jsonl", rows)["rows"]
+    configs = {"rows": plain.model_copy(update={"columns": {"id": "id"}, "holdout": 0.9})}
+    source = open_source("rows", configs, root=tmp_path, split="heldout")
+    settings = config(benchmarks={"real": {"source": "rows", "items": 300}})
+    items = build_items(settings, {"rows": source}, TOKENIZER, context=CONTEXT)
+    assert len({item.id for item in items.problems}) == len(items.problems) > 50
+    assert {"x", "x#2", "x#3"} < {item.id for item in items.problems}
+    assert items == build_items(settings, {"rows": source}, TOKENIZER, context=CONTEXT)
+
+
 def test_a_prompt_with_several_responses_is_asked_once_with_a_right_one(tmp_path):
     rows = [
         {**row, "response": f"{text} {row['id']}", "verified": verified}

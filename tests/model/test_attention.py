@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from frontload.model.attention import positions_within
 from frontload.model.config import ModelConfig
 from frontload.model.presets import build_model
 
@@ -34,29 +33,24 @@ def tokens(*shape):
 
 
 def packed(lengths):
-    return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-
-
-def test_positions_count_from_the_start_of_each_segment():
-    segments = torch.tensor([[1, 1, 1, 2, 2, 0, 0], [1, 2, 3, 3, 3, 3, 3]])
-    expected = [[0, 1, 2, 0, 1, 0, 1], [0, 0, 0, 1, 2, 3, 4]]
-    assert positions_within(segments).tolist() == expected
+    """Position ids of documents of these lengths in one row."""
+    return torch.cat([torch.arange(length) for length in lengths])
 
 
 @settings(max_examples=10)
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4))
 def test_packed_documents_score_as_if_alone(model, lengths):
-    ids, segments = tokens(2, sum(lengths)), packed(lengths).expand(2, -1)
+    ids, positions = tokens(2, sum(lengths)), packed(lengths).expand(2, -1)
     with torch.no_grad():
-        together = model(ids, position_ids=positions_within(segments), use_cache=False).logits
+        together = model(ids, position_ids=positions, use_cache=False).logits
         alone = [model(part, use_cache=False).logits for part in ids.split(lengths, dim=1)]
     torch.testing.assert_close(together, torch.cat(alone, dim=1), atol=TOLERANCE, rtol=0)
 
 
 def test_packed_documents_give_the_gradients_of_separate_ones(model):
     lengths = [11, 1, 20]
-    ids, segments = tokens(2, 32), packed(lengths).expand(2, -1)
-    together = model(ids, position_ids=positions_within(segments), use_cache=False).logits
+    ids, positions = tokens(2, 32), packed(lengths).expand(2, -1)
+    together = model(ids, position_ids=positions, use_cache=False).logits
     alone = torch.cat([model(p, use_cache=False).logits for p in ids.split(lengths, 1)], dim=1)
     weights = list(model.parameters())
     first = torch.autograd.grad(together.logsumexp(-1).sum(), weights)
@@ -69,9 +63,9 @@ def test_short_and_long_contexts_agree_with_transformers(context):
     ours, theirs = living("tiny", 600), living("tiny", 600)
     theirs.set_attn_implementation("sdpa")
     ids = tokens(1, context)
-    segments = packed([200, context - 200])[None]
+    positions = packed([200, context - 200])[None]
     with torch.no_grad():
-        for position_ids in (None, positions_within(segments)):
+        for position_ids in (None, positions):
             scores = [m(ids, position_ids=position_ids).logits for m in (ours, theirs)]
             torch.testing.assert_close(*scores, atol=TOLERANCE, rtol=0)
 

@@ -5,12 +5,12 @@ import resource
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from frontload.model.checkpoint import load_model, save_model
 from frontload.model.config import ModelConfig
-from frontload.model.presets import build_model
+from frontload.model.presets import build_model, count_parameters
+from frontload.model.tokenizer import load_tokenizer
 
 IDS = torch.randint(0, 512, (2, 48), generator=torch.Generator().manual_seed(0))
 
@@ -69,9 +69,32 @@ def test_a_save_that_runs_out_of_disk_keeps_the_old_model_and_no_half_one(tokeni
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))  # the weights need 1.4 MB
     try:
-        with pytest.raises((OSError, SafetensorError)):
+        with pytest.raises(OSError, match=f"cannot write to {tmp_path}: .*Free some space"):
             save_model(noisy("tiny", seed=2), tokenizer, tmp_path / "model")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert torch.equal(logits(load_model(tmp_path / "model")), logits(noisy("tiny", seed=1)))
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("load", ["model", "tokenizer", "start", "plan"])
+def test_no_code_beside_a_model_is_executed(load, tokenizer, tmp_path):
+    ran = tmp_path / "ran"
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    (folder / "code.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    auto = {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}
+    auto |= {"AutoTokenizer": [None, "code.T"]}
+    (folder / "config.json").write_text(json.dumps({"model_type": "unheard", "auto_map": auto}))
+    described = {"tokenizer_class": "T", "auto_map": auto}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+    config = ModelConfig(start=str(folder), context=64)
+    attempts = {
+        "model": lambda: load_model(folder),
+        "tokenizer": lambda: load_tokenizer(folder),
+        "start": lambda: build_model(config, 300, seed=0),
+        "plan": lambda: count_parameters(config, 300),
+    }
+    with pytest.raises(ValueError, match=r"foreign needs Python code of its own"):
+        attempts[load]()
+    assert not ran.exists()

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from frontload.model.config import ModelConfig
+from frontload.model.hybrid import DocumentwiseBlock
+from frontload.model.presets import build_model
+from frontload.train.distributed import decoder_layers
 from tests.train.small_stage import interrupt_at, losses, run, run_and_leave_files, stage_config
 
 PROGRAM = Path(__file__).with_name("small_stage.py")
@@ -26,6 +30,13 @@ def torchrun(folder: Path, ranks: int, **fields: object) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("preset", "layers", "apart"), [("tiny", 2, 0), ("hybrid", 8, 3)])
+def test_every_layer_is_sharded_whatever_class_stands_in_for_it(preset, layers, apart):
+    found = decoder_layers(build_model(ModelConfig(preset=preset, context=64), 300, seed=0))
+    assert len(found) == layers
+    assert sum(isinstance(layer, DocumentwiseBlock) for layer in found) == apart
 
 
 def test_two_ranks_train_as_one_does(tmp_path):

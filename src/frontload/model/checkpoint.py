@@ -1,8 +1,9 @@
 """Models on disk: Hugging Face config, safetensors and tokenizer in one directory.
 
 Guarantees: the directory appears whole or not at all, plain `AutoModelForCausalLM.from_pretrained`
-loads it; nothing is ever unpickled, and no code beside a model is executed. Gives up: replacing an existing directory is two renames,
-so a kill between them leaves none; callers write their own marker last (a stage's DONE).
+loads it, nothing is ever unpickled, and no code beside a model is executed. Gives up: replacing an
+existing directory is two renames, so a kill between them leaves none; callers write their own
+marker last (a stage's DONE).
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def _outcomes(spec: StudySpec, found: Mapping[int, Stage]) -> Iterator[Outcomes]
 
 
 def _under_chance(stage: Stage, cell: Cell) -> bool:
-    """One-sided 99 % Clopper-Pearson bound under chance, as `frontload.evaluate.summary` has it.
+    """One-sided 99 % Clopper-Pearson bound under chance, as the harness has it.
 
     Stated here again because that module loads torch, which a report does without.
     """

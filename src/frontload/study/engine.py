@@ -3,8 +3,9 @@
 A job is a function and the folder it fills. It runs in a process forked from a server that has
 imported the heavy libraries once, so starting one costs milliseconds; what it prints goes to
 `log.txt` in its folder, and what ended it to `error.txt`. A job that fails does not stop the
-others: those that need it are left out, the rest go on. Ctrl-C is passed on, running jobs get the chance to save, and the engine
-returns by raising KeyboardInterrupt. The engine gives up retries: a job is made to be run again.
+others: those that need it are left out, the rest go on. Ctrl-C is passed on, running jobs get the
+chance to save, and the engine returns by raising KeyboardInterrupt. The engine gives up retries:
+a job is made to be run again.
 """
 
 from __future__ import annotations

@@ -3,24 +3,25 @@
     launcher (the engine's job, or a shell) -> torchrun -> ranks
 
 A stop goes down this line once: the launcher passes it to torchrun, torchrun to the ranks, and
-each waits for the checkpoints below. A launcher or a torchrun that is killed does the same by
-dying, since the kernel sends SIGINT to its child. The stage's lock is held by launcher and
+each waits for the checkpoints below. A launcher or a torchrun that is killed stops those
+below too, since each watches the one that started it. The stage's lock is held by launcher and
 torchrun both, so whoever comes next waits for what is still being saved. Linux only, one machine.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 GRACE_SECONDS = 50.0
-"""Less than the engine's patience with a job, more than torchrun's with its ranks (30 s)."""
+"""Less than the engine's patience with a job, more than torchrun's with its ranks."""
+_RANKS_GRACE_SECONDS = 40
 _PARENT = "FRONTLOAD_PARENT"
-_PR_SET_PDEATHSIG = 1
 
 
 def launch(module: str, directory: Path, *, processes: int, lock: int) -> None:
@@ -30,7 +31,14 @@ def launch(module: str, directory: Path, *, processes: int, lock: int) -> None:
         ChildProcessError: a rank failed; its own words are in the folder's error.txt.
         KeyboardInterrupt: stopped, after the ranks have.
     """
-    command = [sys.executable, "-m", __spec__.name, str(processes), module, str(directory)]
+    command = [
+        sys.executable,
+        "-m",
+        "frontload.study.ranks",
+        str(processes),
+        module,
+        str(directory),
+    ]
     # A session of its own: the terminal's Ctrl-C reaches the launcher alone, which passes it on.
     torchrun = subprocess.Popen(
         command,
@@ -52,11 +60,26 @@ def launch(module: str, directory: Path, *, processes: int, lock: int) -> None:
 
 
 def stop_with_parent() -> None:
-    """From now on this process gets SIGINT when the one that started it is gone."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+    """From now on this process gets one SIGINT when the one that started it is gone.
+
+    The kernel's own way (PR_SET_PDEATHSIG) signals once for every thread of the parent that
+    ends, and a second SIGINT means "do not save".
+    """
     parent = os.environ.get(_PARENT)
-    if parent is not None and os.getppid() != int(parent):  # it was gone before we asked
+    if parent is None:  # a torchrun that somebody else started
+        return
+    try:
+        ended = os.pidfd_open(int(parent))
+    except ProcessLookupError:
+        raise KeyboardInterrupt from None
+    if os.getppid() != int(parent):  # gone before we looked, and its number given away
         raise KeyboardInterrupt
+
+    def watch() -> None:
+        select.select([ended], [], [])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _torchrun(processes: str, module: str, directory: str) -> None:
@@ -64,7 +87,8 @@ def _torchrun(processes: str, module: str, directory: str) -> None:
     os.environ[_PARENT] = str(os.getpid())
     from torch.distributed.run import main
 
-    main(["--standalone", "--nproc-per-node", processes, "-m", module, directory])
+    patience = ["--shutdown-timeout", str(_RANKS_GRACE_SECONDS)]
+    main(["--standalone", "--nproc-per-node", processes, *patience, "-m", module, directory])
 
 
 if __name__ == "__main__":

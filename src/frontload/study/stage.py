@@ -179,7 +179,7 @@ def _device(record: Record) -> str:
 
 @contextmanager
 def _only_worker(directory: Path) -> Iterator[int]:
-    """One worker at a time here, even when an older run's is still saving; the lock's descriptor."""
+    """One worker at a time, even while an older run's is saving; yields the lock's descriptor."""
     with (directory / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()

@@ -32,8 +32,8 @@ from frontload.corpus.batches import assemble_batch
 from frontload.corpus.ledger import StageLedger
 from frontload.corpus.mixture import Order
 from frontload.corpus.rows import PackedRows
-from frontload.model.memory import keep_freed_memory
 from frontload.model.hybrid import DocumentwiseBlock
+from frontload.model.memory import keep_freed_memory
 from frontload.train.checkpoint import read_tensors, write_tensors
 from frontload.train.config import StageConfig
 from frontload.train.distributed import Ranks, decoder_layers, full_weights, join, shard, whole

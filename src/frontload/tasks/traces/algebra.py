@@ -81,6 +81,10 @@ class ComplexArithmetic(GymFamily):
         assert f" {written} " in pair
         return Work([*steps, f"{pair} = {entry['answer']}"], checks)
 
+    def score(self, problem: Problem, answer: str) -> float:
+        """As for all; reasoning-gym gives "nan" a full mark, as min(1.0, nan) is 1.0."""
+        return 0.0 if "nan" in answer.casefold() else super().score(problem, answer)
+
     def mistake(self, rng: random.Random, problem: Problem) -> str:
         real, imaginary = problem.payload["metadata"]["result"]
         real += rng.choice((-2, -1, 0, 1, 2))

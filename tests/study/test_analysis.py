@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
-from frontload.study.analysis import analyze
+from frontload.study.analysis import analyze, under_chance
 from frontload.study.results import read_results, write_results
 from tests.study.made_runs import NUM_PARAMETERS, make_run
 from tests.study.made_specs import quickstart_like
@@ -285,3 +286,16 @@ def test_the_hidden_half_of_a_killed_line_is_left_out(copied_run):
     log = runs["M_base", 0][-1] / "metrics.jsonl"
     log.write_text(log.read_text() + '{"step": 99999, "lo')
     assert stage_of(analyze(spec, runs), "M_base").loss
+
+
+@pytest.mark.parametrize("chance", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("items", [16, 64, 300])
+def test_under_chance_is_the_exact_binomial_bound(items: int, chance: float) -> None:
+    for right in range(items + 1):
+        # A guesser gets so few, or fewer, in less than one draw of a hundred.
+        rare = stats.binom.cdf(right, items, chance) < 0.01
+        assert under_chance(right, items, chance) == rare
+
+
+def test_nothing_is_under_a_chance_of_zero() -> None:
+    assert not under_chance(0, 64, 0.0)

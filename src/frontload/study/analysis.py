@@ -219,15 +219,20 @@ def _outcomes(spec: StudySpec, found: Mapping[int, Stage]) -> Iterator[Outcomes]
 
 
 def _under_chance(stage: Stage, cell: Cell) -> bool:
-    """One-sided 99 % Clopper-Pearson bound under chance, as the harness has it.
-
-    Stated here again because that module loads torch, which a report does without.
-    """
     accuracies = stage.values["accuracy"][cell] / 100
-    right, chance = float(accuracies.sum()), stage.generations[cell].chance / 100
-    if chance == 0 or right == len(accuracies):
+    chance = stage.generations[cell].chance / 100
+    return under_chance(float(accuracies.sum()), len(accuracies), chance)
+
+
+def under_chance(right: float, items: int, chance: float) -> bool:
+    """Whether `right` answers of `items` are too few for a blind guesser.
+
+    The one-sided 99 % Clopper-Pearson bound of the share lies under `chance`. Every sample averaged
+    into an item counts as part of one answer, so `right` need not be whole.
+    """
+    if chance == 0 or right == items:
         return False
-    return bool(special.betaincinv(right + 1, len(accuracies) - right, 0.99) < chance)
+    return bool(special.betaincinv(right + 1, items - right, 0.99) < chance)
 
 
 def _mean_ledger(ledgers: Sequence[pa.Table]) -> tuple[LedgerRow, ...]:

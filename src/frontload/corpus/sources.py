@@ -67,12 +67,13 @@ def _parts_of(name: str, configs: Mapping[str, SourceConfig], above: tuple[str, 
     if name in above:
         raise ValueError(f"sources.{name}.of: {' of '.join((*above, name))} is a circle")
     parts = [name]
-    for part in _children(configs[name]):
+    for part in parts_of(configs[name]):
         parts += _parts_of(part, configs, (*above, name))
     return parts
 
 
-def _children(config: SourceConfig) -> tuple[str, ...]:
+def parts_of(config: SourceConfig) -> tuple[str, ...]:
+    """Names of the sources that a union or selection is made from."""
     if isinstance(config, Union):
         return config.of
     return (config.of,) if isinstance(config, Select) else ()
@@ -88,7 +89,7 @@ def _open(name: str, configs: Mapping[str, SourceConfig], reading: Reading) -> S
         return HubSource(name, config, reading)
     if isinstance(config, Problems):
         return GeneratedProblems(name, config, reading)
-    parts = [_open(part, configs, reading) for part in _children(config)]
+    parts = [_open(part, configs, reading) for part in parts_of(config)]
     if isinstance(config, Select):
         return Selection(name, config, parts[0], reading)
     return UnionSource(name, parts, reading, limit=config.limit)

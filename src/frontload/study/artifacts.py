@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frontload.corpus.sources import open_source
+from frontload.corpus.sources import open_source, parts_of
 from frontload.corpus.stream import Split
 from frontload.model.config import ModelConfig
 from frontload.study.engine import Job
@@ -26,7 +26,6 @@ from frontload.study.identity import (
     write_json,
 )
 from frontload.study.plan import Plan, StageNode, settings
-from frontload.study.references import parts_of
 from frontload.study.spec import StudySpec
 
 DONE = "DONE"

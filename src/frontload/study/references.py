@@ -15,11 +15,9 @@ from frontload.corpus.config import (
     Hub,
     InstalledText,
     Problems,
-    Select,
     SourceConfig,
-    Union,
 )
-from frontload.corpus.sources import effective_holdout
+from frontload.corpus.sources import effective_holdout, parts_of
 from frontload.tasks.draw import difficulty_range
 from frontload.tasks.registry import get_family, resolve_families
 
@@ -65,13 +63,6 @@ def _check_sources(sources: Sources) -> None:
             _require_known(f"sources.{name}.of", part, sources)
         if isinstance(source, Problems):
             _check_families(f"sources.{name}", source.families, source.difficulty)
-
-
-def parts_of(source: SourceConfig) -> tuple[str, ...]:
-    """Names of the sources that a union or selection is made from."""
-    if isinstance(source, Union):
-        return source.of
-    return (source.of,) if isinstance(source, Select) else ()
 
 
 def _check_families(where: str, names: Iterable[str], difficulty: tuple[int, int] | None) -> None:

@@ -1,0 +1,147 @@
+"""What a KV cache is made of: the tensors of a run of tokens, and the shape they have in a model.
+
+Guarantees: keys and values of every attention layer, in the model's order, as they lie in the
+cache (keys after rotary embedding); slicing and joining lose nothing. Gives up: models whose
+layers differ in heads or head size; `huggingface.layout_of` refuses them by name.
+
+A *piece* is one head of one layer of K or of V: the unit that blocks of the codec are made of.
+Piece `(kind * layers + layer) * heads + head` has kind 0 for K and 1 for V.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from frontload.kvcache.rotary import Rotary
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheLayout:
+    """The shape of a model's KV cache: what a profile is tied to beside the weights."""
+
+    num_layers: int  # attention layers only
+    num_heads: int  # KV heads of each
+    head_dim: int
+    rotary: Rotary | None  # None: keys are coded as they lie in the cache
+    rotary_note: str = ""  # why there is none
+    max_tokens: int | None = None  # the longest context that the model's config allows
+
+    @property
+    def num_pieces(self) -> int:
+        """Heads of K and V of all layers: `2 * layers * heads`."""
+        return 2 * self.num_layers * self.num_heads
+
+    @property
+    def values_per_token(self) -> int:
+        """K and V values that one token adds to the cache."""
+        return self.num_pieces * self.head_dim
+
+    def piece(self, kind: int, layer: int, head: int) -> int:
+        """Index of one head of K (kind 0) or V (kind 1)."""
+        return (kind * self.num_layers + layer) * self.num_heads + head
+
+    def to_json(self) -> dict[str, Any]:
+        """The layout as JSON values."""
+        return {
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "head_dim": self.head_dim,
+            "rotary": None if self.rotary is None else self.rotary.to_json(),
+            "rotary_note": self.rotary_note,
+            "max_tokens": self.max_tokens,
+        }
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> CacheLayout:
+        """The layout written by `to_json`."""
+        rotary = fields["rotary"]
+        return CacheLayout(
+            **{**fields, "rotary": None if rotary is None else Rotary.from_json(rotary)}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KVTensors:
+    """Keys and values of a run of tokens, as they lie in the cache.
+
+    `keys` and `values` have shape `[layers, heads, tokens, head_dim]` and one dtype (bf16, fp16
+    or fp32); `start` is the position of the first token in its context.
+    """
+
+    keys: Tensor
+    values: Tensor
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.keys.shape == self.values.shape
+        assert self.keys.dim() == 4
+        assert self.keys.dtype == self.values.dtype
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the run."""
+        return self.keys.shape[2]
+
+    @property
+    def num_values(self) -> int:
+        """K and V values in all."""
+        return 2 * self.keys.numel()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the tensors as they are."""
+        return self.num_values * self.keys.element_size()
+
+    def pieces(self) -> Tensor:
+        """All heads in piece order: `[pieces, tokens, head_dim]` (a copy)."""
+        layers, heads, tokens, head_dim = self.keys.shape
+        return torch.stack((self.keys, self.values)).reshape(2 * layers * heads, tokens, head_dim)
+
+    @staticmethod
+    def from_pieces(pieces: Tensor, layout: CacheLayout, start: int) -> KVTensors:
+        """Views of `pieces`, shape `[pieces, tokens, head_dim]`, as keys and values."""
+        shape = (2, layout.num_layers, layout.num_heads, *pieces.shape[1:])
+        keys, values = pieces.reshape(shape)
+        return KVTensors(keys=keys, values=values, start=start)
+
+    def tokens(self, first: int, last: int) -> KVTensors:
+        """Views of tokens `first` to `last` (excluded), counted within the run."""
+        return KVTensors(
+            keys=self.keys[:, :, first:last],
+            values=self.values[:, :, first:last],
+            start=self.start + first,
+        )
+
+    def chunks(self, num_tokens: int) -> list[KVTensors]:
+        """The run cut every `num_tokens` tokens; the last may be shorter."""
+        if num_tokens < 1:
+            raise ValueError(f"chunk tokens is {num_tokens}; give at least 1")
+        return [
+            self.tokens(first, min(first + num_tokens, self.num_tokens))
+            for first in range(0, self.num_tokens, num_tokens)
+        ]
+
+
+def join(chunks: Sequence[KVTensors]) -> KVTensors:
+    """One run of consecutive chunks.
+
+    Raises:
+        ValueError: none was given, or one does not start where its predecessor ends.
+    """
+    if not chunks:
+        raise ValueError("no chunk to join")
+    position = chunks[0].start
+    for chunk in chunks:
+        if chunk.start != position:
+            raise ValueError(f"a chunk starts at token {chunk.start}, expected {position}")
+        position += chunk.num_tokens
+    return KVTensors(
+        keys=torch.cat([chunk.keys for chunk in chunks], dim=2),
+        values=torch.cat([chunk.values for chunk in chunks], dim=2),
+        start=chunks[0].start,
+    )

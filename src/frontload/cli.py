@@ -16,8 +16,10 @@ app = typer.Typer(
 )
 study = typer.Typer(help="Plan, run and report a study.", no_args_is_help=True)
 data = typer.Typer(help="Look at datasets.", no_args_is_help=True)
+kv = typer.Typer(help="Compress the KV cache of a context.", no_args_is_help=True)
 app.add_typer(study, name="study")
 app.add_typer(data, name="data")
+app.add_typer(kv, name="kv")
 
 Spec = Annotated[Path, typer.Argument(help="The study's YAML file.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Where runs are kept; the study gets a folder in it.")]
@@ -95,6 +97,81 @@ def data_profile(
     from frontload.corpus.profile import profile_command
 
     profile_command(sources, out=out, tokenizer=tokenizer, columns=columns, console=Console())
+
+
+Model = Annotated[str, typer.Argument(help="A model's folder or hub name.", show_default=False)]
+Stored = Annotated[Path, typer.Argument(help="A file that `kv encode` wrote.", show_default=False)]
+Text = Annotated[
+    Path, typer.Option(help="A text file, a folder of them, or Parquet with a column `text`.")
+]
+ProfilePath = Annotated[
+    Path | None,
+    typer.Option("--profile", help="What `kv calibrate` wrote; MODEL/kv-profile.safetensors."),
+]
+
+
+@kv.command("calibrate")
+def kv_calibrate(
+    model: Model,
+    text: Text,
+    out: Annotated[
+        Path | None, typer.Option(help="The profile; MODEL/kv-profile.safetensors unless given.")
+    ] = None,
+    prefix_tokens: Annotated[
+        int | None, typer.Option(help="Tokens whose cache is measured, of each context.", min=64)
+    ] = None,
+    contexts: Annotated[int, typer.Option(help="How many contexts of text.", min=8)] = 48,
+    chunk_tokens: Annotated[int, typer.Option(help="Tokens coded together.", min=1)] = 256,
+    seed: int = 0,
+) -> None:
+    """Measure a model once: transform, tables and levels, into a profile."""
+    from frontload.kvcache.verbs import calibrate_verb
+
+    calibrate_verb(model, text, out, prefix_tokens, contexts, chunk_tokens, seed)
+
+
+@kv.command("encode")
+def kv_encode(
+    model: Model,
+    text: Text,
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    profile: ProfilePath = None,
+    exact: Annotated[bool, typer.Option(help="Store the bit-exact level, too.")] = True,
+    tokens: Annotated[int | None, typer.Option(help="Only the first so many.", min=1)] = None,
+) -> None:
+    """Prefill a text and store its KV cache, all levels in one file."""
+    from frontload.kvcache.verbs import encode_verb
+
+    encode_verb(model, text, out, profile, exact, tokens)
+
+
+@kv.command("decode")
+def kv_decode(
+    stored: Stored,
+    profile: Annotated[Path, typer.Option(help="The profile that encoded it.")],
+    out: Annotated[Path, typer.Option(help="A safetensors file: keys, values and state.")],
+    level: Annotated[
+        int | None, typer.Option(help="0 is the coarsest; the best there is unless given.", min=0)
+    ] = None,
+) -> None:
+    """Decode a stored cache to tensors."""
+    from frontload.kvcache.verbs import decode_verb
+
+    decode_verb(stored, profile, out, level)
+
+
+@kv.command("inspect")
+def kv_inspect(
+    stored: Stored,
+    profile: ProfilePath = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw bits by layer, K and V, to this SVG; needs --profile.")
+    ] = None,
+) -> None:
+    """Parts, levels, bytes and bits per value of a stored cache; where the bits go."""
+    from frontload.kvcache.verbs import inspect_verb
+
+    inspect_verb(stored, profile, plot)
 
 
 def main() -> None:

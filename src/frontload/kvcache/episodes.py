@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 Ids = NDArray[np.int64]
-LINE_TOKENS = 4
 CHAIN_NAMES = 4
 
 

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from frontload.kvcache.rotary import Rotary
 
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)  # index: the code in files
+
 
 @dataclass(frozen=True, kw_only=True)
 class CacheLayout:
@@ -28,8 +30,21 @@ class CacheLayout:
     num_heads: int  # KV heads of each
     head_dim: int
     rotary: Rotary | None  # None: keys are coded as they lie in the cache
-    rotary_note: str = ""  # why there is none
+    rotary_note: str = ""  # why there is none, or none for some layers
     max_tokens: int | None = None  # the longest context that the model's config allows
+
+    def __post_init__(self) -> None:
+        if min(self.num_layers, self.num_heads, self.head_dim) < 1:
+            raise ValueError(f"layout: layers, heads and head size are at least 1, not {self}")
+        if self.rotary is not None and len(self.rotary.layers) != self.num_layers:
+            raise ValueError(
+                f"layout: rotary.layers names {len(self.rotary.layers)} layers of {self.num_layers}"
+            )
+        if self.rotary is not None and 2 * len(self.rotary.inv_freq) > self.head_dim:
+            raise ValueError(
+                f"layout: rotary.inv_freq turns {2 * len(self.rotary.inv_freq)} channels of heads "
+                f"of {self.head_dim}"
+            )
 
     @property
     def num_pieces(self) -> int:
@@ -109,6 +124,11 @@ class KVTensors:
         keys, values = pieces.reshape(shape)
         return KVTensors(keys=keys, values=values, start=start)
 
+    def to(self, *, dtype: torch.dtype | None = None, device: Any = None) -> KVTensors:
+        """The same run in another dtype or on another device."""
+        keys, values = (x.to(dtype=dtype, device=device) for x in (self.keys, self.values))
+        return KVTensors(keys=keys, values=values, start=self.start)
+
     def tokens(self, first: int, last: int) -> KVTensors:
         """Views of tokens `first` to `last` (excluded), counted within the run."""
         return KVTensors(
@@ -125,6 +145,44 @@ class KVTensors:
             self.tokens(first, min(first + num_tokens, self.num_tokens))
             for first in range(0, self.num_tokens, num_tokens)
         ]
+
+
+def check(kv: KVTensors, layout: CacheLayout | None = None) -> None:
+    """Refuse what no codec should see, before any work is done.
+
+    Raises:
+        ValueError: no token, a dtype other than bf16, fp16 and fp32, NaN or Inf; or, against a
+            layout, other layers, heads or sizes, or tokens past the longest context.
+    """
+    if kv.keys.dtype not in DTYPES:
+        raise ValueError(f"kv: dtype {kv.keys.dtype}; convert to bf16, fp16 or fp32 (KVTensors.to)")
+    if kv.num_tokens == 0:
+        raise ValueError("kv: no tokens; give at least one")
+    if layout is not None:
+        _check_fit(kv, layout)
+    for kind, tensor in (("keys", kv.keys), ("values", kv.values)):
+        for i, layer in enumerate(tensor):
+            if not torch.isfinite(layer).all():
+                raise ValueError(
+                    f"kv: NaN or Inf in the {kind} of attention layer {i}; the model overflowed, "
+                    "run it in bfloat16 or float32"
+                )
+
+
+def _check_fit(kv: KVTensors, layout: CacheLayout) -> None:
+    layers, heads, _, head_dim = kv.keys.shape
+    expected = (layout.num_layers, layout.num_heads, layout.head_dim)
+    if (layers, heads, head_dim) != expected:
+        raise ValueError(
+            f"kv: layers, heads and head size are {(layers, heads, head_dim)}, the layout has "
+            f"{expected}; it is the cache of another model"
+        )
+    end = kv.start + kv.num_tokens
+    if kv.start < 0 or (layout.max_tokens is not None and end > layout.max_tokens):
+        raise ValueError(
+            f"kv: tokens {kv.start} to {end}, the model's contexts hold {layout.max_tokens}; "
+            "give a shorter context"
+        )
 
 
 def join(chunks: Sequence[KVTensors]) -> KVTensors:

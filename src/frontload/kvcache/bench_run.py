@@ -1,0 +1,168 @@
+"""The whole bench on one model: prepare once, sweep every codec, then what only ours answers.
+
+Guarantees: calibration and measurement share no document; all codecs see the same tensors; what is
+returned is data, printed by `bench_report`. Gives up: models that do not fit one device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from frontload.kvcache.ablation import DeltaBits, delta_bits, variants
+from frontload.kvcache.bench import (
+    TARGETS,
+    Chunked,
+    Plan,
+    Suite,
+    calibration_contexts,
+    make_suite,
+    point,
+    rounds,
+    sweep,
+)
+from frontload.kvcache.calibrate import CalibrationSettings, calibrate
+from frontload.kvcache.codec.layered import Layered
+from frontload.kvcache.codec.protocol import Codec
+from frontload.kvcache.huggingface import layout_of
+from frontload.kvcache.layout import CacheLayout, KVTensors
+from frontload.kvcache.phenomena import Phenomena, find_phenomena
+from frontload.kvcache.profile import Profile
+from frontload.kvcache.quality import Context, Quality, dump
+from frontload.kvcache.rates import Point, bits_at
+from frontload.kvcache.rivals import RIVALS
+from frontload.kvcache.texts import hold_out, read_texts
+from frontload.model.checkpoint import load_model
+from frontload.model.tokenizer import load_tokenizer
+
+HELD_OUT = 0.2  # of the texts, as in `benchmarks/kv_model.py`
+ROUNDS = 8
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A model with what is needed to compare codecs on it."""
+
+    model: PreTrainedModel
+    layout: CacheLayout
+    calibration: Sequence[Context]
+    runs: Sequence[KVTensors]  # caches of `calibration`, bf16
+    suite: Suite
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """Those of the suite's domains."""
+        return {domain: kl for domain, kl in TARGETS.items() if domain in self.suite}
+
+    def phenomena(self) -> Phenomena:
+        """What the model shows of what a test of codecs needs."""
+        return find_phenomena(self.model, self.layout, dict(self.suite))
+
+
+def prepare(origin: str, text: Path | None, other: Path | None, plan: Plan) -> Bench:
+    """Load a model and prefill all contexts.
+
+    Args:
+        origin: path or hub name of a transformers model.
+        text: documents to calibrate on and, others of them, to measure on; None: Python's library.
+        other: documents of another domain; None leaves that domain out.
+
+    Raises:
+        ValueError: texts too short or missing, or a cache that is not plain keys and values.
+    """
+    model, tokenizer = load_model(origin).eval(), load_tokenizer(origin)
+    training, held_out = hold_out(read_texts(text), HELD_OUT)
+    foreign = read_texts(other) if other else []
+    suite = make_suite(model, tokenizer, held_out, foreign, plan if other else plan.without_other())
+    contexts = calibration_contexts(
+        tokenizer,
+        training,
+        recall_a_kind=4 if plan.recall_a_kind else 0,
+        prefix_tokens=plan.prefix_tokens,
+        suffix_tokens=plan.suffix_tokens,
+    )
+    return Bench(
+        model=model,
+        layout=layout_of(model),
+        calibration=contexts,
+        runs=[each.kv for each in dump(model, contexts)],
+        suite=suite,
+    )
+
+
+def ours(bench: Bench, settings: CalibrationSettings, report: Report) -> Profile:
+    """Our profile, from the calibration contexts."""
+    return calibrate(bench.model, bench.calibration, settings, report)
+
+
+def compare(
+    bench: Bench, profile: Profile, names: Sequence[str], report: Report
+) -> tuple[list[Point], dict[str, Codec]]:
+    """Points of ours and of the rivals named, and the codecs."""
+    codecs: dict[str, Codec] = {"frontload": Layered(profile=profile)}
+    points = sweep(bench.model, codecs["frontload"], bench.suite)
+    for name in names:
+        report(name)
+        codecs[name] = RIVALS[name](bench.layout, bench.runs)
+        points += sweep(bench.model, codecs[name], bench.suite)
+    return points, codecs
+
+
+def ablate(bench: Bench, whole: CalibrationSettings, report: Report) -> list[Point]:
+    """Points of profiles with one idea taken out, named after it; without exact levels."""
+    points: list[Point] = []
+    for name, settings in variants(whole).items():
+        report(f"without: {name}")
+        profile = ours(bench, settings, lambda line: None)
+        points += sweep(bench.model, Layered(profile=profile, name=name, exact=False), bench.suite)
+    return points
+
+
+def deltas(bench: Bench, profile: Profile) -> list[DeltaBits]:
+    """Whether coding differences between tokens would pay, at every depth."""
+    runs = [each.kv for each in bench.suite["text"]]
+    return [delta_bits(profile, runs, depth) for depth in range(profile.finest + 1)]
+
+
+def again(
+    bench: Bench, codecs: Mapping[str, Codec], points: Sequence[Point]
+) -> dict[str, tuple[str, list[Quality]]]:
+    """Codec -> the level nearest to the text target, and quality after each of `ROUNDS` rounds."""
+    found = {}
+    for name, codec in codecs.items():
+        level = nearest_level(points, name, "text", TARGETS["text"])
+        found[name] = (level, rounds(bench.model, codec, level, bench.suite["text"][:8], ROUNDS))
+    return found
+
+
+def nearest_level(points: Sequence[Point], codec: str, domain: str, kl: float) -> str:
+    """The coarsest level that loses no more than `kl`, else the best there is."""
+    found = [p for p in points if p.codec == codec and p.domain == domain]
+    good = [p for p in found if p.quality.kl <= kl]
+    if good:
+        return min(good, key=lambda p: p.bits_per_value).level
+    return min(found, key=lambda p: p.quality.kl).level
+
+
+def by_chunk(
+    bench: Bench, codecs: Mapping[str, Codec], sizes: Sequence[int], domain: str = "text"
+) -> dict[str, dict[int, float | None]]:
+    """Codec -> tokens of a chunk -> bits per value at the domain's target."""
+    dumps = bench.suite[domain]
+    return {
+        name: {
+            size: bits_at(
+                [
+                    point(bench.model, Chunked(codec, size), level, domain, dumps)
+                    for level in codec.levels
+                ],
+                TARGETS[domain],
+            )
+            for size in sizes
+        }
+        for name, codec in codecs.items()
+    }

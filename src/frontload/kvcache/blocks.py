@@ -1,0 +1,178 @@
+"""Which pieces make a block: candidates, their statistics, and the bits that each would take.
+
+Guarantees: the choice depends on the statistics alone, is made at equal predicted loss, and its
+table is kept for printing. Gives up: groupings that are not a box of (kinds, layers, heads); all
+blocks of a profile have the same shape, which is what kernels want.
+
+Source: reverse water-filling over independent Gaussian components (Cover and Thomas, 10.3.3), in
+coordinates where all errors weigh alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frontload.kvcache.layout import CacheLayout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouping:
+    """A shape of blocks: so many kinds (2: K with V), neighbouring layers and heads."""
+
+    kinds: int
+    layers: int
+    heads: int
+
+    def __str__(self) -> str:
+        kinds = "K with V" if self.kinds == 2 else "K, V"
+        return f"{kinds}, {self.layers} layer(s) x {self.heads} head(s)"
+
+    def pieces(self, layout: CacheLayout) -> np.ndarray:
+        """int32 `[blocks, pieces a block]`."""
+        grid = np.arange(layout.num_pieces, dtype=np.int32).reshape(
+            2 // self.kinds,
+            self.kinds,
+            layout.num_layers // self.layers,
+            self.layers,
+            layout.num_heads // self.heads,
+            self.heads,
+        )
+        width = self.kinds * self.layers * self.heads
+        return np.ascontiguousarray(grid.transpose(0, 2, 4, 1, 3, 5).reshape(-1, width))
+
+
+def groupings(layout: CacheLayout, block_channels: int) -> list[Grouping]:
+    """Every shape that divides the cache into blocks of at most `block_channels`.
+
+    Raises:
+        ValueError: not even one head fits.
+    """
+    if layout.head_dim > block_channels:
+        raise ValueError(
+            f"block_channels is {block_channels}, less than one head of {layout.head_dim}; "
+            f"give at least {layout.head_dim}"
+        )
+    return [
+        Grouping(kinds=kinds, layers=layers, heads=heads)
+        for kinds in (1, 2)
+        for layers in _divisors(layout.num_layers)
+        for heads in _divisors(layout.num_heads)
+        if kinds * layers * heads * layout.head_dim <= block_channels
+    ]
+
+
+def _divisors(count: int) -> list[int]:
+    return [d for d in range(1, count + 1) if count % d == 0]
+
+
+@dataclass(kw_only=True)
+class Moments:
+    """Sums over tokens of x x^T and x, for the blocks of one grouping."""
+
+    pieces: np.ndarray  # int32 [blocks, pieces a block]
+    count: float = 0.0
+    _product: Tensor | None = field(default=None, repr=False)
+    _sum: Tensor | None = field(default=None, repr=False)
+
+    def add(self, pieces: Tensor, weight: float = 1.0) -> None:
+        """Count the tokens of `[pieces, tokens, head_dim]`."""
+        index = torch.from_numpy(self.pieces).long().to(pieces.device)
+        blocks = pieces[index].transpose(1, 2).reshape(len(index), pieces.shape[1], -1)
+        product = weight * (blocks.transpose(1, 2) @ blocks).double().cpu()
+        total = weight * blocks.double().sum(1).cpu()
+        self._product = product if self._product is None else self._product.add_(product)
+        self._sum = total if self._sum is None else self._sum.add_(total)
+        self.count += weight * pieces.shape[1]
+
+    @property
+    def mean(self) -> np.ndarray:
+        """float64 `[blocks, size]`."""
+        assert self._sum is not None
+        return self._sum.numpy() / self.count
+
+    @property
+    def second(self) -> np.ndarray:
+        """float64 `[blocks, size, size]`: the mean of x x^T."""
+        assert self._product is not None
+        return self._product.numpy() / self.count
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """float64 `[blocks, size, size]`."""
+        mean = self.mean
+        return self.second - mean[:, :, None] * mean[:, None, :]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bases:
+    """Directions of each block in which errors weigh alike and values are uncorrelated.
+
+    columns: float64 `[blocks, size (k), size (j)]`: x - mean = sum_k y_k columns_k, with y the
+        coordinates: an error e of y costs |e|^2 / 2, in the units of the metric.
+    variance: float64 `[blocks, size]`: of y_k, descending.
+    """
+
+    columns: np.ndarray
+    variance: np.ndarray
+
+    @cached_property
+    def floor(self) -> np.ndarray:
+        """All variances, ascending."""
+        return np.sort(self.variance.ravel())
+
+    def loss(self, step: float) -> float:
+        """Predicted sum over all components of the squared error in y, at a quantizer's step."""
+        return float(np.minimum(self.variance, step**2 / 12).sum())
+
+    def step_for(self, loss: float) -> float:
+        """The step at which `loss` is predicted."""
+        low, high = 0.0, float(np.sqrt(12 * self.floor[-1]))
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.loss(middle) < loss else (low, middle)
+        return high
+
+    def bits_per_value(self, step: float) -> float:
+        """Predicted rate of an ideal coder at that step's loss."""
+        water = step**2 / 12
+        return float(0.5 * np.log2(np.maximum(self.variance / water, 1)).mean())
+
+
+def bases(
+    covariance: np.ndarray,
+    metric: np.ndarray,
+    *,
+    ridge: float,
+    transform: bool = True,
+    progress: Callable[[int], None] = lambda block: None,
+) -> Bases:
+    """Principal components in the metric's coordinates: M = metric^(1/2), eigenvectors of M C M.
+
+    Args:
+        covariance: float64 `[blocks, size, size]`, of the values.
+        metric: float64 like it, positive semi-definite: an error e costs e^T metric e / 2.
+        ridge: this share of the metric's mean eigenvalue is added to all; estimates are noisy.
+        transform: False leaves channels as they are, scaled by the metric's diagonal.
+        progress: called with each block's index.
+    """
+    columns, variances = np.empty_like(covariance), np.empty(covariance.shape[:2])
+    for b, (values, weights) in enumerate(zip(covariance, metric, strict=True)):
+        size = len(values)
+        weights = weights + (ridge * np.trace(weights) / size + 1e-30) * np.eye(size)
+        if not transform:
+            weights, values = np.diag(np.diag(weights)), np.diag(np.diag(values))
+        eigenvalue, vector = np.linalg.eigh(weights)
+        eigenvalue = np.maximum(eigenvalue, eigenvalue[-1] * 1e-12)
+        root = (vector * np.sqrt(eigenvalue)) @ vector.T
+        inverse_root = (vector / np.sqrt(eigenvalue)) @ vector.T
+        variance, rotation = np.linalg.eigh(root @ values @ root)
+        columns[b] = (inverse_root @ rotation[:, ::-1]).T
+        variances[b] = np.maximum(variance[::-1], 0)
+        progress(b)
+    return Bases(columns=columns, variance=variances)

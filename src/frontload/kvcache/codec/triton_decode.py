@@ -1,0 +1,206 @@
+"""Decoding on a GPU: compressed bytes to bf16 in the cache, one fused kernel, many chunks a launch.
+
+Guarantees: the bits of `quantize.reconstruct`, whatever the machine; checksums are verified on the
+host before anything is uploaded, and a kernel reads nothing outside of a stream's declared words
+(a stream that does not end as encoders end them is an error, never an address). The bytes are on
+the device once, as they lie in the object; between them and the cache there is one tile of scratch
+(32 tokens of a block) per program. Gives up: the exact and the state parts (`chunk` decodes them),
+parts of one group that were cut into different numbers of stripes, and profiles whose limits are
+beyond 24-bit points; each is a `ValueError`.
+
+    device = DeviceProfile.upload(profile, "cuda")
+    out = torch.empty(2, layers, heads, tokens, head_dim, dtype=torch.bfloat16, device="cuda")
+    decode_chunks_gpu(profile, device, datas, level, out)
+
+How it works. A program owns a stripe of `rows` chunks, a warp for each, a thread for each token of
+a tile. Depth by depth, components are entropy-decoded in lockstep: which of a warp's lanes want a
+word is one warp-wide sum of bits, where each finds its own is a population count. Integers of a
+depth are kept in scratch (they are the context of the next one), the last depth leaves
+reconstruction points, cut into bytes. The inverse transform is then an exact integer product on
+tensor cores (bytes times bytes, int32 sums), and scaling, mean, rotation, rounding and scatter
+happen on its result in registers.
+
+What limits it. Entropy decoding is a chain: one component of one depth takes a few hundred cycles
+of latency (table, word, table ...) and about 60 instructions a warp. An SM issues four warps at a
+time, so it is saturated at roughly 15 cycles a component of 32 tokens if enough warps are in
+flight, and latency-bound below: chunks x groups x stripes should be at least 16 warps for each of
+the GPU's SMs (2,000 on an H200: 32 chunks of 256 tokens in 64 stripes; fewer chunks want more
+stripes). At one symbol a value, 100 GB/s are 148 cycles a component and SM, 400 GB/s are 37. The
+product costs 4 (6 where points need three bytes) x 2 x live operations a value, some 200 int8 TOPS
+at 400 GB/s; its table (33 MB for 65,536 channels in blocks of 256) streams from L2, where `rows`
+chunks share each read. The head stream of a context's first tokens is one warp a group and runs
+beside the rest on a stream of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frontload.kvcache.codec.container import Damaged
+from frontload.kvcache.codec.device_profile import DeviceProfile
+from frontload.kvcache.codec.gpu_jobs import Jobs, Uploaded, upload
+from frontload.kvcache.codec.triton_kernels import decode_chunks
+from frontload.kvcache.profile import LANES, Profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How programs are cut; any choice decodes the same bits."""
+
+    rows: int = 1  # chunks decoded side by side, a power of two: warps a program
+    warps_per_sm: int = 16  # in flight; what `registers` allow
+    registers: int = 128  # a thread
+    stages: int = 1  # of the product's loads
+
+
+DEFAULT = Launch()
+
+
+def decode_chunks_gpu(
+    profile: Profile,
+    device_profile: DeviceProfile,
+    datas: Sequence[bytes | memoryview],
+    level: int,
+    out: Tensor,
+    *,
+    start: int | None = None,
+    pages: Tensor | None = None,
+    launch: Launch = DEFAULT,
+) -> None:
+    """Decode chunk objects into `out`.
+
+    Args:
+        datas: objects, or prefixes that hold the level, of any positions.
+        level: index into `profile.levels`.
+        out: bf16 `[2 (K, V), layers, heads, rows, head_dim]` on the profile's device, any strides.
+        start: the position whose token goes to row 0; that of the earliest chunk unless given.
+        pages: int64 `[tokens]` on the device: token `start + i` goes to row `pages[i]`, not i.
+
+    Raises:
+        ContainerError: an object is damaged, cut short, of another profile.
+        ValueError: `profile`, `out` or `pages` does not fit.
+    """
+    if profile.id != device_profile.profile.id:
+        raise ValueError("device_profile is another profile's; upload this one")
+    chunks = upload(device_profile, datas, level, launch.rows)
+    first = chunks.start if start is None else start
+    _check_output(device_profile, chunks, out, first, pages)
+    check(chunks, decode(device_profile, chunks, out, start=first, pages=pages, launch=launch))
+
+
+def decode(
+    device_profile: DeviceProfile,
+    chunks: Uploaded,
+    out: Tensor,
+    *,
+    start: int,
+    pages: Tensor | None = None,
+    launch: Launch = DEFAULT,
+) -> list[Tensor]:
+    """Enqueue the kernels of uploaded chunks; gives the statuses that `check` waits for."""
+    statuses = []
+    with ExitStack() as joined:
+        for jobs in chunks.launches:
+            with _beside(joined, out.device) if jobs.head else nullcontext():
+                shift = chunks.start - start
+                statuses.append(_enqueue(device_profile, chunks, jobs, out, shift, pages, programs))
+    return statuses
+
+
+def check(chunks: Uploaded, statuses: Sequence[Tensor]) -> None:
+    """Wait for the kernels.
+
+    Raises:
+        Damaged: a stream does not end as an encoder ends it, or an integer is beyond its limit.
+    """
+    for jobs, status in zip(chunks.launches, statuses, strict=True):
+        bad = np.flatnonzero(status.cpu().numpy().ravel())
+        if len(bad):
+            chunk = int(jobs.chunk.ravel()[bad[0]])
+            raise Damaged(f"chunk {chunk}", "a stream does not end as encoders end it")
+
+
+def _check_output(
+    device_profile: DeviceProfile, chunks: Uploaded, out: Tensor, start: int, pages: Tensor | None
+) -> None:
+    layout = device_profile.profile.layout
+    room = out.shape[3] if out.dim() == 5 else 0
+    wanted = (2, layout.num_layers, layout.num_heads, room, layout.head_dim)
+    if tuple(out.shape) != wanted or out.dtype != torch.bfloat16:
+        raise ValueError(
+            f"out is {out.dtype} {list(out.shape)}; it must be bfloat16 [2, {layout.num_layers} "
+            f"layers, {layout.num_heads} heads, rows, {layout.head_dim}]"
+        )
+    if out.device != device_profile.device:
+        raise ValueError(f"out is on {out.device}, the profile's tables on {device_profile.device}")
+    if pages is not None:
+        if pages.dtype != torch.int64 or pages.dim() != 1 or pages.device != out.device:
+            raise ValueError("pages must be int64 [tokens] on the device of out")
+        if len(pages) and not 0 <= int(pages.min()) <= int(pages.max()) < room:
+            raise ValueError(f"pages must be rows of out, 0 to {room - 1}")
+    tokens = room if pages is None else len(pages)
+    if start > chunks.start or chunks.end - start > tokens:
+        raise ValueError(
+            f"positions {chunks.start} to {chunks.end} do not fit {tokens} tokens from {start} on"
+        )
+
+
+def _enqueue(
+    tables: DeviceProfile,
+    chunks: Uploaded,
+    jobs: Jobs,
+    out: Tensor,
+    shift: int,
+    pages: Tensor | None,
+    launch: Launch,
+) -> Tensor:
+    """Start one launch on the current stream."""
+    profile, device, k = tables.profile, out.device, tables.num_components
+    num_jobs, depths = jobs.streams.shape[:2]
+    programs = max(1, launch.warps_per_sm * _num_sms(device) // jobs.rows)
+    programs = min(num_jobs, programs)
+    lanes = programs * jobs.rows * LANES
+    status = torch.empty(jobs.chunk.shape, dtype=torch.int32, device=device)
+    states = torch.empty(lanes * depths * 3, dtype=torch.int32, device=device)
+    integers = torch.empty(lanes * jobs.slots * k, dtype=torch.int32, device=device)
+    planes = torch.empty(lanes * jobs.point_bytes * k, dtype=torch.int8, device=device)
+    angles = tables.angles(chunks.end)
+    strides = out.stride()
+    decode_chunks[(programs,)](
+        chunks.data, jobs.jobs, jobs.streams, jobs.row_table, tables.order, status,
+        tables.live, tables.alphabets, tables.base, tables.trits, tables.offsets, tables.limits,
+        tables.weights, tables.means, tables.scales, tables.frequency, angles,
+        tables.places((*strides[:3], strides[4])), out.view(torch.int16),
+        jobs.row_table if pages is None else pages, states, integers, planes,
+        num_jobs, depths, profile.head_depth if jobs.head else 0, profile.num_blocks,
+        profile.finest + 1, tables.base.shape[1], tables.num_pairs, angles.shape[1], strides[3],
+        shift, jobs.slots,
+        ROWS=jobs.rows, K=k, PAIRS=tables.tiling.pairs, COMPONENTS=tables.tiling.components,
+        POINT_BYTES=jobs.point_bytes, PAGED=pages is not None,
+        TURNED=profile.layout.rotary is not None, HEAD=jobs.head,
+        num_warps=jobs.rows, enable_fp_fusion=False, num_stages=launch.stages,
+        maxnreg=launch.registers,
+    )  # fmt: skip
+    return status
+
+
+def _beside(joined: ExitStack, device: torch.device) -> AbstractContextManager[None]:
+    """Work on a stream of its own, which the current one waits for when `joined` is left."""
+    if device.type != "cuda":
+        return nullcontext()
+    current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(current)
+    joined.callback(current.wait_stream, side)
+    return torch.cuda.stream(side)
+
+
+def _num_sms(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,0 +1,104 @@
+"""Gradients of sampled labels against the KL divergence that they stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from frontload.kvcache.fisher import gradients, rotated, unrotated
+from frontload.kvcache.huggingface import layout_of, prefill
+from frontload.kvcache.quality import Context, suffix_logits
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=12,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    model = LlamaForCausalLM(config).eval()
+    for weight in model.parameters():
+        weight.data *= 8 if weight.ndim == 2 else 1  # so that attention and labels are uneven
+    return model
+
+
+@pytest.fixture(scope="module")
+def context() -> Context:
+    ids = np.random.default_rng(0).integers(12, size=10)
+    scored = np.arange(10) > 6
+    return Context(ids=ids, prefix_tokens=6, scored=scored, domain="any")
+
+
+def kl(
+    model: LlamaForCausalLM, context: Context, pieces: torch.Tensor, error: torch.Tensor
+) -> float:
+    """Nats over all scored predictions, of an error of the unrotated cache."""
+    layout = layout_of(model)
+    with torch.no_grad():
+        before, after = (
+            suffix_logits(model, context, rotated(x, layout)).double().log_softmax(-1)
+            for x in (pieces, pieces + error)
+        )
+    return float((before.exp() * (before - after)).sum())
+
+
+def test_squared_gradients_are_twice_the_kl_of_a_small_error(
+    model: LlamaForCausalLM, context: Context
+) -> None:
+    layout = layout_of(model)
+    kv, _ = prefill(model, context.ids[: context.prefix_tokens].tolist())
+    pieces = unrotated(kv, layout)
+    draws = gradients(
+        model,
+        context,
+        pieces,
+        layout,
+        draws=1500,
+        generator=torch.Generator().manual_seed(0),
+    )
+    stacked = torch.stack([draw.reshape(-1) for draw in draws]).double()
+    rng = torch.Generator().manual_seed(1)
+    for scope in (slice(0, 2), slice(2, 4)):  # keys alone, values alone
+        error = torch.zeros_like(pieces)
+        error[scope] = torch.randn(error[scope].shape, generator=rng)
+        predicted = float((stacked @ error.reshape(-1).double()).square().mean()) / 2
+        small = 0.02
+        assert kl(model, context, pieces, small * error) / small**2 == pytest.approx(
+            predicted, rel=0.15
+        )
+
+
+def test_gradients_are_centred_and_depend_on_the_seed_alone(
+    model: LlamaForCausalLM, context: Context
+) -> None:
+    layout = layout_of(model)
+    kv, _ = prefill(model, context.ids[: context.prefix_tokens].tolist())
+    pieces = unrotated(kv, layout)
+
+    def drawn(seed: int, draws: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        found = gradients(model, context, pieces, layout, draws=draws, generator=generator)
+        return torch.stack(list(found))
+
+    assert torch.equal(drawn(3, 5), drawn(3, 5))
+    assert not torch.equal(drawn(3, 5), drawn(4, 5))
+    many = drawn(0, 600)
+    assert many.mean(0).norm() < 0.1 * many.square().mean(0).sum().sqrt()
+
+
+def test_rotation_of_pieces_is_undone_exactly(model: LlamaForCausalLM) -> None:
+    layout = layout_of(model)
+    kv, _ = prefill(model, [1, 2, 3, 4])
+    again = rotated(unrotated(kv, layout), layout)
+    assert torch.allclose(again.keys, kv.keys, atol=1e-5)
+    assert torch.equal(again.values, kv.values)

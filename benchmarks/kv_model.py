@@ -98,8 +98,8 @@ class Rows:
         else:
             start = rng.integers(len(self.text) - size)
             body, scored = self.text[start : start + size], np.ones(size, np.bool_)
-        first = self.vocabulary.first
-        return np.concatenate(([first], body)), np.concatenate(([False], scored))
+        first = [self.vocabulary.first or 0]
+        return np.concatenate((first, body)), np.concatenate(([False], scored))
 
     def _repeat(self, rng: Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         period = int(rng.integers(size // 8, size // 2))
@@ -198,7 +198,7 @@ def recall(model: PreTrainedModel, vocabulary: Vocabulary, kind: str, num_lines:
         episode = KINDS[kind](rng, vocabulary, num_lines)
         order = rng.permutation(len(episode.questions))
         body = (episode.facts.reshape(-1), episode.questions[order].reshape(-1))
-        ids = torch.from_numpy(np.concatenate(([vocabulary.first], *body)))[None]
+        ids = torch.from_numpy(np.concatenate(([vocabulary.first or 0], *body)))[None]
         scored = episode.scored[order].reshape(-1)
         guessed = model(ids).logits[0, -len(scored) - 1 : -1].argmax(-1)
         right.append((guessed == ids[0, -len(scored) :]).numpy()[scored])

@@ -30,6 +30,7 @@ from frontload.kvcache.bench_report import (
     bits_table,
     chunk_table,
     delta_table,
+    lossless_table,
     phenomena_table,
     plot,
     points_table,
@@ -38,6 +39,9 @@ from frontload.kvcache.bench_report import (
 )
 from frontload.kvcache.calibrate import CalibrationSettings
 from frontload.kvcache.codec.layered import Layered
+from frontload.kvcache.codec.protocol import Codec
+from frontload.kvcache.profile import Profile
+from frontload.kvcache.rates import Point
 from frontload.kvcache.rivals import RIVALS
 
 RESULTS = Path(__file__).parent / "results"
@@ -78,6 +82,7 @@ def main(
     for domain in bench.targets:
         console.print(points_table(points, domain))
     console.print(bits_table(points, bench.targets, ours="frontload"))
+    console.print(lossless_table(points))
     results: dict[str, Any] = {
         "model": profile.model_name,
         "plan": asdict(plan),
@@ -94,14 +99,14 @@ def main(
 def extras(
     bench: bench_run.Bench,
     settings: CalibrationSettings,
-    profile: Any,
-    points: list[Any],
-    codecs: dict[str, Any],
+    profile: Profile,
+    points: list[Point],
+    codecs: dict[str, Codec],
     console: Console,
 ) -> dict[str, Any]:
     """What is printed after the comparison."""
-    few = {name: codecs[name] for name in ("frontload", "cachegen", "lmcache") if name in codecs}
-    few["frontload"] = Layered(profile=profile, exact=False)
+    few: dict[str, Codec] = {"frontload": Layered(profile=profile, exact=False)}
+    few |= {name: codecs[name] for name in ("cachegen", "lmcache") if name in codecs}
     sizes = bench_run.by_chunk(bench, few, CHUNKS)
     console.print(chunk_table(sizes))
     drifted = bench_run.again(bench, codecs, points)

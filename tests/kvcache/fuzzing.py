@@ -8,7 +8,8 @@ As a process of its own, for a parent that watches for crashes and hangs (benchm
 
     python -m tests.kvcache.fuzzing --cases 1000 --seed 0 --progress FILE
 
-FILE holds the number of the case in work, u64; counts by outcome are printed as JSON at the end.
+FILE holds the number of the case in work, u64; counts by outcome, seconds and the growth of memory
+are printed as JSON at the end. Before the clock starts, every object is decoded once.
 """
 
 from __future__ import annotations
@@ -17,19 +18,23 @@ import argparse
 import json
 import mmap
 import random
+import resource
 import struct
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from frontload.kvcache.codec import container
 from frontload.kvcache.codec.chunk import decode_chunk
-from frontload.kvcache.codec.container import ContainerError, Kind
+from frontload.kvcache.codec.container import ContainerError, Kind, Limits
 from frontload.kvcache.profile import Profile
 from frontload.kvcache.state import RecurrentState
 from tests.kvcache.damaging import ENTRY_BYTES, ENTRY_FIELDS, FIELDS, HEADER_BYTES, sealed
+from tests.kvcache.guarded import Guarded
 from tests.kvcache.make_golden import GOLDEN, PROFILE, digest
 
 INTERESTING = (0, 1, 2, 31, 32, 33, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1)
@@ -43,15 +48,25 @@ class Corpus:
     objects: dict[str, bytes]
     digests: dict[str, set[str]]
     states: set[bytes]
+    given: Guarded  # what is decoded, and what it is decoded into
+    taken: Guarded
+
+    def out(self, tokens: int) -> Tensor:
+        """Room for a chunk, full of NaN, which no lossy level decodes to."""
+        layout = self.profile.layout
+        view = self.taken.last(2 * tokens * layout.values_per_token)
+        values = torch.frombuffer(view, dtype=torch.bfloat16).fill_(torch.nan)
+        return values.reshape(layout.num_pieces, tokens, layout.head_dim)
 
     @staticmethod
     def golden() -> Corpus:
         """The golden files."""
         digests = json.loads((GOLDEN / "golden.json").read_text())
         objects = {name: (GOLDEN / f"{name}.kv").read_bytes() for name in digests}
+        profile = Profile.load(PROFILE)
         containers = [container.read(data, profile_id=None) for data in objects.values()]
         return Corpus(
-            profile=Profile.load(PROFILE),
+            profile=profile,
             objects=objects,
             digests={name: set(levels) for name, levels in digests.items()},
             states={
@@ -60,6 +75,8 @@ class Corpus:
                 for entry, body in zip(found.entries, found.bodies, strict=True)
                 if entry.kind is Kind.STATE
             },
+            given=Guarded(1 << 20),
+            taken=Guarded(2 * Limits.tokens * profile.layout.values_per_token),
         )
 
 
@@ -81,8 +98,9 @@ def outcome(corpus: Corpus, name: str, data: bytes, level: int | None, *, hostil
     layout = corpus.profile.layout
     try:
         tokens = container.read_header(data).header.tokens
-        out = torch.full((layout.num_pieces, tokens, layout.head_dim), torch.nan).bfloat16()
-        chunk = decode_chunk(corpus.profile, data, level=level, out=out, threads=1)
+        out = corpus.out(tokens)
+        given = corpus.given.holding(data)
+        chunk = decode_chunk(corpus.profile, given, level=level, out=out, threads=1)
     except ContainerError as error:
         return type(error).__name__
     except ValueError as error:
@@ -191,6 +209,11 @@ def _repeat(data: bytearray, corpus: Corpus, draw: random.Random) -> None:
     data[at : at + len(piece)] = piece
 
 
+def peak_mib() -> float:
+    """The most memory that this process has used so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def main() -> None:
     """Run cases and print their counts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -201,13 +224,21 @@ def main() -> None:
     options = parser.parse_args()
     corpus = Corpus.golden()
     counts: Counter[str] = Counter()
+    for name, data in corpus.objects.items():
+        assert outcome(corpus, name, data, None, hostile=False) == "decoded"
+    before, began = peak_mib(), time.perf_counter()
     options.progress.write_bytes(bytes(8))
     with options.progress.open("r+b") as file, mmap.mmap(file.fileno(), 8) as progress:
         for case in range(options.first, options.first + options.cases):
             struct.pack_into("<Q", progress, 0, case)
             kind, found = run_case(corpus, options.seed, case)
             counts[f"{kind}: {found}"] += 1
-    print(json.dumps(dict(sorted(counts.items()))))
+    report = {
+        "outcomes": dict(sorted(counts.items())),
+        "seconds": time.perf_counter() - began,
+        "peak_growth_mib": round(peak_mib() - before, 1),
+    }
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

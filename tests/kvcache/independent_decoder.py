@@ -7,6 +7,7 @@ it raises ValueError.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import zlib
@@ -27,7 +28,7 @@ class Profile:
         header = json.loads(content[8 : 8 + size])
         self.meta = json.loads(header.pop("__metadata__")["frontload-kv-profile"])
         types = {"U8": "u1", "U16": "<u2", "I16": "<i2", "I32": "<i4", "F32": "<f4"}
-        self.arrays = {}
+        self.arrays: dict[str, np.ndarray] = {}
         for name, entry in header.items():
             begin, end = (8 + size + offset for offset in entry["data_offsets"])
             array = np.frombuffer(content[begin:end], types[entry["dtype"]])
@@ -35,6 +36,15 @@ class Profile:
         self.layout = self.meta["layout"]
         self.live = self.arrays["tables.live"]
         self.num_depths = self.live.shape[1]
+
+    def id(self) -> str:
+        """The id that the content has."""
+        keys = ("version", "model_fingerprint", "layout", "parts", "head_tokens", "head_depth")
+        identity = {key: self.meta[key] for key in keys}
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+        for name, array in sorted(self.arrays.items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()[:32]
 
     def blocks(self, group: int) -> list[int]:
         return [b for b, g in enumerate(self.arrays["group"]) if g == group]
@@ -137,7 +147,7 @@ def integers(
     return q, depths
 
 
-class _Stream:
+class Stream:
     """Lanes of rANS states that share a queue of words."""
 
     def __init__(self, states: list[int], words: list[int], escapes: list[int]) -> None:
@@ -168,14 +178,14 @@ class _Stream:
         _must(self.words == [] and self.escapes == [])
 
 
-def _streams(body: bytes, lanes: list[int]) -> list[_Stream]:
+def _streams(body: bytes, lanes: list[int]) -> list[Stream]:
     index = struct.unpack_from(f"<{2 * len(lanes)}I", body)
     position, streams = 8 * len(lanes), []
     for num_lanes, words, escapes in zip(lanes, index[::2], index[1::2], strict=True):
         fields = struct.unpack_from(f"<{num_lanes}I{words}H{escapes}h", body, position)
         position += 4 * num_lanes + 2 * words + 2 * escapes
         streams.append(
-            _Stream(
+            Stream(
                 list(fields[:num_lanes]),
                 list(fields[num_lanes : num_lanes + words]),
                 list(fields[num_lanes + words :]),
@@ -187,7 +197,7 @@ def _streams(body: bytes, lanes: list[int]) -> list[_Stream]:
 
 def _symbols(
     profile: Profile,
-    stream: _Stream,
+    stream: Stream,
     q: dict[tuple[int, int, int], int],
     b: int,
     depth: int,
@@ -290,7 +300,7 @@ def exact(profile: Profile, chunk: Object) -> np.ndarray:
     for s, (words, plain) in enumerate(zip(index[::2], index[1::2], strict=True)):
         fields = struct.unpack_from(f"<32I{words}H{plain}I", body, position)
         position += 128 + 2 * words + 4 * plain
-        stream = _Stream(list(fields[:32]), list(fields[32 : 32 + words]), [])
+        stream = Stream(list(fields[:32]), list(fields[32 : 32 + words]), [])
         bits = _Bits(fields[32 + words :])
         lane = 0
         for p in range(piece, piece := piece + short + (s < longer)):

@@ -22,6 +22,8 @@ from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.huggingface import layout_of
 from frontload.kvcache.layout import KVTensors
 from frontload.kvcache.phenomena import find_phenomena
+from frontload.kvcache.quality import measure
+from frontload.kvcache.rivals import RIVALS
 from tests.kvcache.bench_model import TEXTS, model, tokenizer
 
 PLAN = Plan(prefix_tokens=60, suffix_tokens=30, text=2, recall_a_kind=1, other=1)
@@ -114,3 +116,16 @@ def test_phenomena_are_those_of_the_cache(suite: Suite) -> None:
     assert all(ratio >= 1 for ratio in (*found.outlier_keys, *found.outlier_values))
     assert found.prefix_worth["text"] > 0
     assert model().config._attn_implementation != "eager"
+
+
+def test_every_rival_reads_what_it_wrote(suite: Suite) -> None:
+    runs = [each.kv for dumps in suite.values() for each in dumps]
+    layout = layout_of(model())
+    worth = find_phenomena(model(), layout, dict(suite)).prefix_worth["text"]
+    for name, make in RIVALS.items():
+        codec = make(layout, runs)
+        assert isinstance(codec, Codec)
+        decoded = codec.decode(codec.encode(runs[0], codec.levels[-1]))
+        assert decoded.keys.shape == runs[0].keys.shape, name
+        loss = measure(model(), suite["text"][0], decoded)
+        assert loss.kl < worth / 4, name

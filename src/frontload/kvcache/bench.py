@@ -18,7 +18,7 @@ from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.contexts import retrieval_contexts, text_contexts
 from frontload.kvcache.episodes import KINDS
 from frontload.kvcache.layout import KVTensors, join
-from frontload.kvcache.quality import Context, Dump, Quality, dump, evaluate, measure
+from frontload.kvcache.quality import Context, Dump, Quality, dump, measure, summarize
 from frontload.kvcache.rates import Point
 from frontload.kvcache.texts import Text
 
@@ -136,12 +136,12 @@ def rounds(
 
     What a conversation does to a cache that is stored again after every turn.
     """
-    reached = {id(each): each.kv for each in dumps}
+    reached = [each.kv for each in dumps]
     qualities = []
     for _ in range(count):
-        reached = {key: codec.decode(codec.encode(kv, level)) for key, kv in reached.items()}
-        by_tensors = {id(each.kv): reached[id(each)] for each in dumps}
-        qualities.append(evaluate(model, dumps, lambda kv, now=by_tensors: now[id(kv)]))
+        reached = [codec.decode(codec.encode(kv, level)) for kv in reached]
+        losses = [measure(model, each, kv) for each, kv in zip(dumps, reached, strict=True)]
+        qualities.append(summarize(losses))
     return qualities
 
 

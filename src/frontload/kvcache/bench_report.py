@@ -44,6 +44,8 @@ def bits_table(
         table.add_column(f"{domain}, KL {kl:g}", justify="right")
     for name, domains in grouped.items():
         cells = []
+        if all(point.quality.kl == 0 for found in domains.values() for point in found):
+            continue  # `lossless_table` has those
         for domain, kl in targets.items():
             found = domains.get(domain, [])
             cell = _number(bits_at(found, kl) if found else None)
@@ -86,6 +88,21 @@ def points_table(points: Sequence[Point], domain: str) -> Table:
             f"{quality.flips_worst_decile:.1%}",
             f"{quality.accuracy:.1%}",
         )
+    return table
+
+
+def lossless_table(points: Sequence[Point]) -> Table:
+    """Levels without any loss: bits per value, and how many times smaller than bf16."""
+    table = Table(title="Lossless: bits per value, and bf16 over that")
+    table.add_column("codec")
+    exact = [p for p in points if p.quality.kl == 0 and p.level in ("exact", "bf16")]
+    domains = list(dict.fromkeys(p.domain for p in exact))
+    for domain in domains:
+        table.add_column(domain, justify="right")
+    for name in dict.fromkeys(p.codec for p in exact):
+        bits = {p.domain: p.bits_per_value for p in exact if p.codec == name}
+        cells = (f"{bits[d]:.2f}  ({16 / bits[d]:.2f}x)" if d in bits else DASH for d in domains)
+        table.add_row(name, *cells)
     return table
 
 

@@ -103,13 +103,16 @@ def compare(
     bench: Bench, profile: Profile, names: Sequence[str], report: Report
 ) -> tuple[list[Point], dict[str, Codec]]:
     """Points of ours and of the rivals named, and the codecs."""
-    codecs: dict[str, Codec] = {"frontload": Layered(profile=profile)}
-    points = sweep(bench.model, codecs["frontload"], bench.suite)
+    unknown = set(names) - set(RIVALS)
+    if unknown:
+        raise ValueError(f"rivals: no {', '.join(sorted(unknown))}; there are {', '.join(RIVALS)}")
+    codecs: list[Codec] = [Layered(profile=profile)]
+    points = sweep(bench.model, codecs[0], bench.suite)
     for name in names:
         report(name)
-        codecs[name] = RIVALS[name](bench.layout, bench.runs)
-        points += sweep(bench.model, codecs[name], bench.suite)
-    return points, codecs
+        codecs.append(RIVALS[name](bench.layout, bench.runs))
+        points += sweep(bench.model, codecs[-1], bench.suite)
+    return points, {codec.name: codec for codec in codecs}
 
 
 def ablate(bench: Bench, whole: CalibrationSettings, report: Report) -> list[Point]:
@@ -131,9 +134,14 @@ def deltas(bench: Bench, profile: Profile) -> list[DeltaBits]:
 def again(
     bench: Bench, codecs: Mapping[str, Codec], points: Sequence[Point]
 ) -> dict[str, tuple[str, list[Quality]]]:
-    """Codec -> the level nearest to the text target, and quality after each of `ROUNDS` rounds."""
+    """Codec -> its level nearest to the text target, and quality after each of `ROUNDS` rounds.
+
+    Lossless codecs are left out: any number of rounds is as good as none.
+    """
+    lossy = {p.codec for p in points if p.quality.kl > 0}
     found = {}
-    for name, codec in codecs.items():
+    for name in [name for name in codecs if name in lossy]:
+        codec = codecs[name]
         level = nearest_level(points, name, "text", TARGETS["text"])
         found[name] = (level, rounds(bench.model, codec, level, bench.suite["text"][:8], ROUNDS))
     return found

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -121,27 +120,35 @@ class Bases:
     columns: np.ndarray
     variance: np.ndarray
 
-    @cached_property
-    def floor(self) -> np.ndarray:
-        """All variances, ascending."""
-        return np.sort(self.variance.ravel())
+    @property
+    def size(self) -> int:
+        """Channels of a block."""
+        return self.columns.shape[2]
 
-    def loss(self, step: float) -> float:
-        """Predicted sum over all components of the squared error in y, at a quantizer's step."""
-        return float(np.minimum(self.variance, step**2 / 12).sum())
+    def loss(self, step: float, metric: np.ndarray) -> float:
+        """Nats a token that quantizing at `step` costs by a metric `[blocks, size, size]`."""
+        return self._loss(step, self._costs(metric))
 
-    def step_for(self, loss: float) -> float:
-        """The step at which `loss` is predicted."""
-        low, high = 0.0, float(np.sqrt(12 * self.floor[-1]))
+    def step_for(self, loss: float, metric: np.ndarray) -> float:
+        """The step at which `loss` is predicted; at most one that leaves nothing to code."""
+        costs = self._costs(metric)
+        low, high = 0.0, float(np.sqrt(12 * self.variance.max()))
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (middle, high) if self.loss(middle) < loss else (low, middle)
+            low, high = (middle, high) if self._loss(middle, costs) < loss else (low, middle)
         return high
 
     def bits_per_value(self, step: float) -> float:
-        """Predicted rate of an ideal coder at that step's loss."""
+        """Predicted rate of an ideal coder at that step."""
         water = step**2 / 12
         return float(0.5 * np.log2(np.maximum(self.variance / water, 1)).mean())
+
+    def _costs(self, metric: np.ndarray) -> np.ndarray:
+        """`[blocks, k]`: nats of a squared unit of error in y_k, twice."""
+        return np.einsum("bkj,bkj->bk", self.columns @ metric, self.columns)
+
+    def _loss(self, step: float, costs: np.ndarray) -> float:
+        return float((np.minimum(self.variance, step**2 / 12) * costs).sum()) / 2
 
 
 def bases(

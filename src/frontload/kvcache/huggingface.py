@@ -15,8 +15,7 @@ hooks, frequencies). Gives up: more than one row, models spread over several dev
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ from frontload.kvcache.cache_layers import (
     states,
 )
 from frontload.kvcache.layout import CacheLayout, KVTensors, check
-from frontload.kvcache.positions import explain, rotary_modules
+from frontload.kvcache.positions import at_rest, explain
 from frontload.kvcache.state import RecurrentState
 
 PIECE_TOKENS = 1_024
@@ -192,7 +191,7 @@ def _run(model: PreTrainedModel, row: Tensor, piece_tokens: int) -> Cache:
     """The cache of one row that has run through the model in pieces."""
     cache = empty_cache(model, windows=False)
     last_logits = {"logits_to_keep": 1} if _takes(model, "logits_to_keep") else {}
-    with _at_rest(model):
+    with at_rest(model):
         for piece in row.split(piece_tokens):
             model(input_ids=piece[None], past_key_values=cache, use_cache=True, **last_logits)
     return cache
@@ -221,34 +220,9 @@ def _probe(model: PreTrainedModel, positions: list[int]) -> Cache:
     places = {"position_ids": at} if _takes(model, "position_ids") else {}
     cache = empty_cache(model, windows=False)
     rows = ids.repeat_interleave(len(positions))[:, None]
-    with _at_rest(model):
+    with at_rest(model):
         model(input_ids=rows, past_key_values=cache, use_cache=True, **places)
     return cache
-
-
-@contextmanager
-def _at_rest(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation without gradients; modes and rotary modules are put back afterwards.
-
-    Rotary modules whose angles change with the length of a context do so in place.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    rotary = [
-        (module, dict(vars(module)), [(n, b, b.clone()) for n, b in module._buffers.items()])
-        for module in rotary_modules(model)
-    ]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, attributes, buffers in rotary:
-            vars(module).clear()
-            vars(module).update(attributes)
-            for name, buffer, values in buffers:
-                module._buffers[name] = buffer.copy_(values)
-        for module, mode in modes:
-            module.training = mode
 
 
 def _max_tokens(model: PreTrainedModel) -> int | None:

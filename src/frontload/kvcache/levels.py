@@ -7,12 +7,17 @@ Gives up: levels between two parts, and groups that cut through a block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
+from transformers import PreTrainedModel
 
+from frontload.kvcache.codec.chunk import Encoded, decode_chunks, encode_chunks
 from frontload.kvcache.codec.quantize import coarser, points
-from frontload.kvcache.profile import SUBSTEPS, Part, Profile
+from frontload.kvcache.layout import join
+from frontload.kvcache.profile import SUBSTEPS, Level, Part, Profile
+from frontload.kvcache.quality import Dump, measure, summarize
 
 MOST_HEAD_TOKENS = 8
 # A third of the step is worth its bits where errors weigh so much more than elsewhere: the rule
@@ -93,7 +98,63 @@ def _worth(left: np.ndarray, bits: np.ndarray, inside: np.ndarray, depth: int) -
     return float(saved / max(bits[inside, depth].sum(), 1e-9))
 
 
-def depths_after(parts: Sequence[Part], group: np.ndarray) -> np.ndarray:
-    """int `[blocks]`: the depth that a reader of these parts has of each block."""
-    reached = {part.group: part.depth for part in parts}
-    return np.array([reached[int(g)] for g in group])
+def measured(
+    profile: Profile,
+    model: PreTrainedModel,
+    dumps: Sequence[Dump],
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> Profile:
+    """The profile with its levels' bytes and loss on `dumps`, and each part's code length.
+
+    A level is every prefix of the parts that holds depth 0 of all groups; bytes are those of whole
+    objects up to the level's end, headers included.
+    """
+    groups = int(profile.group.max()) + 1
+    counts = range(groups, len(profile.parts) + 1)
+    blank = tuple(Level(parts=n, bits_per_value=0.0, kl=0.0, flips=0.0) for n in counts)
+    profile = replace(profile, levels=blank)
+    encoded = [
+        encode_chunks(profile, dumped.kv.chunks(profile.chunk_tokens), exact=False)
+        for dumped in dumps
+    ]
+    found = []
+    for index in range(len(counts)):
+        found.append(_level(profile, index, model, dumps, encoded))
+        on_progress(
+            f"level {index}, {counts[index]} parts: {found[-1].bits_per_value:.3f} bits a value, "
+            f"KL {found[-1].kl:.3g}, flips {found[-1].flips:.2%}"
+        )
+    return replace(profile, levels=tuple(found), code_length=_code_length(profile, dumps, encoded))
+
+
+def _level(
+    profile: Profile,
+    index: int,
+    model: PreTrainedModel,
+    dumps: Sequence[Dump],
+    encoded: Sequence[Sequence[Encoded]],
+) -> Level:
+    losses = []
+    for dumped, chunks in zip(dumps, encoded, strict=True):
+        decoded = join(decode_chunks(profile, [chunk.data for chunk in chunks], index))
+        losses.append(measure(model, dumped, decoded))
+    quality = summarize(losses)
+    parts = profile.levels[index].parts
+    num_bytes = sum(chunk.ends[parts - 1] for chunks in encoded for chunk in chunks)
+    return Level(
+        parts=parts,
+        bits_per_value=8 * num_bytes / sum(dumped.kv.num_values for dumped in dumps),
+        kl=quality.kl,
+        flips=quality.flips,
+    )
+
+
+def _code_length(
+    profile: Profile, dumps: Sequence[Dump], encoded: Sequence[Sequence[Encoded]]
+) -> tuple[float, ...]:
+    """Mean bits a value of each part, as drift reports them."""
+    chunks = [chunk for dumped in dumps for chunk in dumped.kv.chunks(profile.chunk_tokens)]
+    sizes = np.array([chunk.num_values for chunk in chunks])
+    reports = [chunk.report for each in encoded for chunk in each]
+    bits = np.array([[part.bits_per_value for part in report.parts] for report in reports])
+    return tuple(float(x) for x in sizes @ bits / sizes.sum())

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 import torch
@@ -64,11 +65,36 @@ def _without(layers: list[int], notes: list[str]) -> str:
     return f"keys of attention layers {listed} are coded as cached: {why}"
 
 
-def rotary_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Modules that hold frequencies of a rotary embedding, of whatever model they are part."""
+def _rotary_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Modules that hold frequencies of a rotary embedding."""
     for module in model.modules():
         if any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False)):
             yield module
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Evaluation without gradients; modes and rotary modules are put back afterwards.
+
+    Rotary modules whose angles change with the length of a context do so in place.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    rotary = [
+        (module, dict(vars(module)), [(n, b, b.clone()) for n, b in module._buffers.items()])
+        for module in _rotary_modules(model)
+    ]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, attributes, buffers in rotary:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for name, buffer, values in buffers:
+                module._buffers[name] = buffer.copy_(values)
+        for module, mode in modes:
+            module.training = mode
 
 
 def _candidates(model: nn.Module, widest: int, num_layers: int) -> tuple[list[Rotary], list[str]]:
@@ -78,7 +104,7 @@ def _candidates(model: nn.Module, widest: int, num_layers: int) -> tuple[list[Ro
     """
     found: dict[Rotary, None] = {}
     notes: dict[str, None] = {}
-    for module in rotary_modules(model):
+    for module in _rotary_modules(model):
         for name, frequencies in module.named_buffers(recurse=False):
             prefix = name.removesuffix("inv_freq")
             if prefix == name or "original" in prefix or 2 * len(frequencies) > widest:

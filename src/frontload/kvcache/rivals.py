@@ -20,8 +20,8 @@ from frontload.kvcache.codec.baselines.lmcache import LMCache
 from frontload.kvcache.codec.baselines.lossless import Lossless
 from frontload.kvcache.codec.baselines.raw import Raw
 from frontload.kvcache.codec.baselines.turboquant import TurboQuant
-from frontload.kvcache.codec.cachegen import PUBLISHED, CacheGen
-from frontload.kvcache.codec.cachegen_quantize import CacheGenSettings
+from frontload.kvcache.codec.cachegen import CacheGen
+from frontload.kvcache.codec.cachegen_quantize import PUBLISHED, CacheGenSettings
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.layout import CacheLayout, KVTensors
 

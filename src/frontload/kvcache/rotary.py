@@ -48,14 +48,17 @@ class Rotary:
         """Rotate float32 `[layers, heads, tokens, head_dim]` keys, the first at `start`."""
         return self._turn(keys, start, inverse=False)
 
-    def undo(self, keys: Tensor, start: int) -> Tensor:
-        """The inverse of `redo`."""
-        return self._turn(keys, start, inverse=True)
+    def undo(self, keys: Tensor, start: int, angles: Tensor | None = None) -> Tensor:
+        """The inverse of `redo`; `angles`, `[tokens, frequencies, 2]`, spares forming them."""
+        return self._turn(keys, start, inverse=True, angles=angles)
 
-    def _turn(self, keys: Tensor, start: int, *, inverse: bool) -> Tensor:
-        cosine, sine = (
-            torch.from_numpy(x).to(keys.device) for x in self.angles(start, keys.shape[2])
-        )
+    def _turn(
+        self, keys: Tensor, start: int, *, inverse: bool, angles: Tensor | None = None
+    ) -> Tensor:
+        if angles is None:
+            both = np.stack(self.angles(start, keys.shape[2]), axis=-1)
+            angles = torch.from_numpy(both).to(keys.device)
+        cosine, sine = angles.unbind(-1)
         if inverse:
             cosine, sine = cosine / self.scaling**2, -sine / self.scaling**2
         half = len(self.inv_freq)

@@ -61,7 +61,7 @@ class RecurrentState:
             head.append(struct.pack("<H", len(encoded)) + encoded)
             head.append(struct.pack("<BB", DTYPES.index(tensor.dtype), tensor.dim()))
             head.append(struct.pack(f"<{tensor.dim()}Q", *tensor.shape))
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            flat = tensor.detach().cpu().reshape(-1)
             body.append(flat.view(torch.uint8).numpy().tobytes())
         return b"".join(head + body)
 

@@ -13,7 +13,7 @@ of a chunk are one for K and one for V of every layer, not one a token as on the
 A file: envelope; then for each chunk, for K of every layer, then V: u32 bytes of the stream |
 scales, bf16, of the tokens that have one | stream.
 
-Source: CacheGen (SIGCOMM 2024, arXiv 2310.07240v6), section 5.
+Source: CacheGen (SIGCOMM 2024, arXiv 2310.07240v6), as far as its public record goes.
 """
 
 from __future__ import annotations

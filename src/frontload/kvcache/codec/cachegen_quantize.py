@@ -6,7 +6,7 @@ row; the decoder repeats the encoder's arithmetic exactly. Gives up: nothing.
 Deltas are taken against the *decoded* anchor. The decoder has no other, so a delta against the
 original anchor would add the anchor's own rounding error to the nine tokens that refer to it.
 
-Source: CacheGen (arXiv 2310.07240v6), section 5; docs/cachegen.md says what the record leaves open.
+Source: CacheGen (arXiv 2310.07240v6); docs/cachegen.md says what the record leaves open.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from frontload.kvcache.codec.rangecoder import ESCAPED
 
 ANCHOR_LARGEST = 127  # 8 bits, symmetric
 TOKEN_LEVELS = (0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.0625, 0.045, 0.03, 0.02)
-OFFLINE_LEVELS = (4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.125)
+OFFLINE_LEVELS = (4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.0625, 0.045)
 
 
 @dataclass(frozen=True, kw_only=True)

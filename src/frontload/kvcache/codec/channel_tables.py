@@ -28,10 +28,10 @@ def fit_channels(integers: np.ndarray, largest: int | None = None) -> np.ndarray
     """
     m = largest_of(integers) if largest is None else largest
     halves = [_histogram(half, m) for half in np.array_split(integers, 2)]
-    shape = _smooth(sum(halves), m)
+    counts = halves[0] + halves[1]
     losses = [_held_out(halves, m, pseudo) for pseudo in PSEUDO_SAMPLES]
     best = PSEUDO_SAMPLES[int(np.argmin(losses))]
-    return rounded_counts(sum(halves) + best * shape)
+    return rounded_counts(counts + best * _smooth(counts, m))
 
 
 def largest_of(integers: np.ndarray) -> int:

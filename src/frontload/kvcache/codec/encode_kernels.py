@@ -12,16 +12,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from frontload.kvcache.codec.entropy import LOW, encode_rows
+from frontload.kvcache.codec.jit import kernel
 from frontload.kvcache.codec.lanes import i32, load_i32, store_i32, u32
 from frontload.kvcache.profile import LANES
 
 BIAS = 1 << 20  # makes integers positive, a multiple of 3 of it too; |q| stays below
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def encode_stripe(integers: Any, sets: Any, blocks: Any, head: int, book: Any) -> Any:
     """Code the tokens behind the head of some blocks, at the first depths.
 
@@ -59,7 +59,7 @@ def encode_stripe(integers: Any, sets: Any, blocks: Any, head: int, book: Any) -
     return words, escapes, states, cursors, gains
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def encode_head(
     integers: Any, chosen: int, blocks: Any, head: int, depth: int, end_depth: int, book: Any
 ) -> Any:
@@ -89,7 +89,7 @@ def encode_head(
     return words, escapes, states, cursors, gains
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _open(streams: int, room: int) -> Any:
     """Empty buffers (a step stores at most one word a lane), resting states, cursors at the end."""
     cursors = np.full((streams, 4), room, np.int64)
@@ -101,7 +101,7 @@ def _open(streams: int, room: int) -> Any:
     )
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _gather(integers: Any, token: int, tile: int, live: int, rows: Any) -> None:
     """Tokens of a block, `[tokens, components]`, as rows of 32 lanes."""
     for t in range(tile):
@@ -109,7 +109,7 @@ def _gather(integers: Any, token: int, tile: int, live: int, rows: Any) -> None:
             rows[k * LANES + t] = integers[token + t, k]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _coarsen(fine: Any, live: int, coarse: Any) -> None:
     """Rows one depth coarser: q -> round(q / 3)."""
     for k in range(live):

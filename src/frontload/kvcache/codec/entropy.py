@@ -17,8 +17,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from frontload.kvcache.codec.jit import kernel
 from frontload.kvcache.codec.lanes import (
     compress,
     count,
@@ -46,7 +46,8 @@ GAIN_UNIT = 256  # gains are in 1/256 bit
 class Book(NamedTuple):
     """A profile's tables as kernels read them; b is a block, k a component, d a depth.
 
-    live, largest, start, base, trits: as in `profile.Tables`.
+    live, largest, start, base: as in `profile.Tables`.
+    trits: uint16, flat, the same counts in the same order.
     bound: int32 `[b, k]`, the largest |q| at the depth of birth.
     base_gain: int16 `[entries]`, bits that a symbol costs more in the safer set, in 1/256.
     trit_gain: int16 `[b, k, d, context, trit]`, the same.
@@ -62,7 +63,7 @@ class Book(NamedTuple):
     trit_gain: np.ndarray
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def decode_rows(
     words: Any, states: Any, cursors: Any, book: Any, sets: Any, depth: int, block: int,
     num_lanes: int, integers: Any,
@@ -82,17 +83,19 @@ def decode_rows(
         num_lanes: tokens of the tile.
         integers: int32 `[components * 32]`, updated from depth - 1 to the last stream's depth.
     """
-    active = first(num_lanes)
+    active, flat = first(num_lanes), states.reshape(-1)  # views made here cost more than steps
     born = 0
     for k in range(book.live[block, depth + len(states) - 1]):
         while k >= book.live[block, born]:
             born += 1
         integer = load_i32(integers, k * LANES)
         for s in range(max(born - depth, 0), len(states)):
-            state, cursor, d = load_u32(states[s], 0), cursors[s], depth + s
+            state, position, d = load_u32(flat, s * LANES), cursors[s, POSITION], depth + s
             slot = u16(state) & (TABLE_TOTAL - 1)
             if d > born:
-                start, end, trit = _find_trit(slot, integer, book.trits[sets[s], block, k, d])
+                start, end, trit = _find_trit(
+                    slot, integer, book.trits, _trit_at(book, sets[s], block, k, d)
+                )
                 integer = integer * 3 + trit
             else:
                 largest = book.largest[block, k]
@@ -101,33 +104,36 @@ def decode_rows(
                 integer = i32(index) - largest
                 escaped = (integer > largest) & active
                 if count(escaped) > 0:
-                    integer = _spell_out(words, cursor, book.bound[block, k], escaped, integer)
-                    if cursor[ESCAPE] == RAN_OUT:
+                    integer = _spell_out(words, cursors, s, book.bound[block, k], escaped, integer)
+                    if cursors[s, ESCAPE] == RAN_OUT:
                         return False
-            position = cursor[POSITION]
-            state, position = _pull(state, slot, start, end, active, words, position, cursor[LAST])
+            state, position = _pull(
+                state, slot, start, end, active, words, position, cursors[s, LAST]
+            )
             if position == RAN_OUT:
                 return False
-            store_u32(states[s], 0, state)
-            cursor[POSITION] = position
+            store_u32(flat, s * LANES, state)
+            cursors[s, POSITION] = position
         store_i32(integers, k * LANES, integer)
     return True
 
 
-@njit(nogil=True, cache=True)
-def _spell_out(words: Any, cursor: Any, bound: int, escaped: Any, integer: Any) -> Any:
+@kernel
+def _spell_out(
+    words: Any, cursors: Any, stream: int, bound: int, escaped: Any, integer: Any
+) -> Any:
     """Integers with the escaped ones as the stream spells them; else its cursor says `RAN_OUT`."""
-    position, wanted = cursor[ESCAPE], count(escaped)
-    if position + wanted > cursor[LAST_ESCAPE]:
-        cursor[ESCAPE] = RAN_OUT
+    position, wanted = cursors[stream, ESCAPE], count(escaped)
+    if position + wanted > cursors[stream, LAST_ESCAPE]:
+        cursors[stream, ESCAPE] = RAN_OUT
         return integer
     spelled = i32(expand(words, position, escaped)) << 16 >> 16  # sign
     beyond = count(((spelled > bound) | (spelled < -bound)) & escaped) > 0
-    cursor[ESCAPE] = RAN_OUT if beyond else position + wanted
+    cursors[stream, ESCAPE] = RAN_OUT if beyond else position + wanted
     return select(escaped, spelled, integer)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def encode_rows(
     words: Any, escapes: Any, states: Any, cursor: Any, book: Any, chosen: int, depth: int,
     block: int, num_lanes: int, coarse_integers: Any, integers: Any,
@@ -161,8 +167,9 @@ def encode_rows(
         coarse = load_i32(coarse_integers, k * LANES)
         trit = load_i32(integers, k * LANES) - coarse * 3
         start, end, gain = _span_trit(
-            trit, coarse, book.trits[chosen, block, k, depth], book.trit_gain[block, k, depth]
-        )
+            trit, coarse, book.trits, _trit_at(book, chosen, block, k, depth),
+            book.trit_gain[block, k, depth],
+        )  # fmt: skip
         gains = select(active, gains + gain, gains)
         state, position = _push(state, start, end, active, words, position)
     store_u32(states, 0, state)
@@ -170,7 +177,7 @@ def encode_rows(
     return total(gains)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _pull(
     state: Any, slot: Any, start: Any, end: Any, active: Any, words: Any, position: int, last: int
 ) -> Any:
@@ -185,7 +192,7 @@ def _pull(
     return state, position + wanted
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _push(state: Any, start: Any, end: Any, active: Any, words: Any, position: int) -> Any:
     """The inverse of `_pull`: words that it will take are stored before `position`."""
     width = u32(end - start)
@@ -198,12 +205,19 @@ def _push(state: Any, start: Any, end: Any, active: Any, words: Any, position: i
     return select(active, moved, state), position
 
 
-@njit(nogil=True, cache=True)
-def _find_trit(slot: Any, coarse: Any, counts: Any) -> Any:
+@kernel
+def _trit_at(book: Any, chosen: int, block: int, component: int, depth: int) -> int:
+    """Where the four counts begin (context 0, context 1) in `book.trits`."""
+    blocks, depths = book.live.shape
+    return (((chosen * blocks + block) * book.largest.shape[1] + component) * depths + depth) * 4
+
+
+@kernel
+def _find_trit(slot: Any, coarse: Any, counts: Any, at: int) -> Any:
     """Start and end of the trit that holds each slot, and the trit with its true sign."""
     zero = coarse == 0
-    low = select(zero, u16(counts[0, 0]), u16(counts[1, 0]))
-    high = select(zero, u16(counts[0, 1]), u16(counts[1, 1]))
+    low = select(zero, u16(counts[at]), u16(counts[at + 2]))
+    high = select(zero, u16(counts[at + 1]), u16(counts[at + 3]))
     above, top = slot >= low, slot >= high
     start = select(top, high, select(above, low, 0))
     end = select(top, TABLE_TOTAL, select(above, high, low))
@@ -211,13 +225,13 @@ def _find_trit(slot: Any, coarse: Any, counts: Any) -> Any:
     return start, end, select(coarse < 0, 0 - trit, trit)
 
 
-@njit(nogil=True, cache=True)
-def _span_trit(trit: Any, coarse: Any, counts: Any, gains: Any) -> Any:
+@kernel
+def _span_trit(trit: Any, coarse: Any, counts: Any, at: int, gains: Any) -> Any:
     """Start and end of each trit, and what it costs more in the safer set."""
     zero = coarse == 0
     outward = select(coarse < 0, 0 - trit, trit)
-    low = select(zero, u16(counts[0, 0]), u16(counts[1, 0]))
-    high = select(zero, u16(counts[0, 1]), u16(counts[1, 1]))
+    low = select(zero, u16(counts[at]), u16(counts[at + 2]))
+    high = select(zero, u16(counts[at + 1]), u16(counts[at + 3]))
     above, top = outward >= 0, outward > 0
     start = select(top, high, select(above, low, 0))
     end = select(top, TABLE_TOTAL, select(above, high, low))
@@ -226,7 +240,7 @@ def _span_trit(trit: Any, coarse: Any, counts: Any, gains: Any) -> Any:
     return start, end, select(zero, near, far)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _find_symbol(slot: Any, counts: Any, num_symbols: int) -> Any:
     """Index, start and end of the symbol that holds each slot, by comparing with every start."""
     index, start, end = u16(0), u16(0), u16(counts[1])
@@ -238,7 +252,7 @@ def _find_symbol(slot: Any, counts: Any, num_symbols: int) -> Any:
     return index, start, end
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _span_symbol(index: Any, counts: Any, gains: Any, num_symbols: int) -> Any:
     """Start and end of each symbol, and what it costs more in the safer set."""
     start, end, gain = u16(0), u16(counts[1]), u16(gains[0])

@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from frontload.kvcache.codec.entropy import (
     ESCAPE,
@@ -26,6 +25,7 @@ from frontload.kvcache.codec.entropy import (
     POSITION,
     decode_rows,
 )
+from frontload.kvcache.codec.jit import kernel
 from frontload.kvcache.codec.lanes import (
     bits_of,
     count,
@@ -76,7 +76,7 @@ class Turn(NamedTuple):
     neighbours: bool
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def decode_stripe(
     words: Any, streams: Any, sets: Any, blocks: Any, head: int, start: int, book: Any, basis: Any,
     turn: Any, out: Any, at: int,
@@ -110,7 +110,7 @@ def decode_stripe(
     return _check_ends(states, cursors)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def decode_head(
     words: Any, streams: Any, sets: Any, blocks: Any, head: int, head_depth: int, start: int,
     book: Any, basis: Any, turn: Any, out: Any, at: int,
@@ -145,7 +145,7 @@ def decode_head(
     return GOOD
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _open(words: Any, streams: Any, lanes: int) -> Any:
     """States uint32 `[streams, 32]` (unused lanes rest at `LOW`), cursors int64 `[streams, 4]`, and
     whether no state is below `LOW`, which encoders never leave.
@@ -163,7 +163,7 @@ def _open(words: Any, streams: Any, lanes: int) -> Any:
     return states, cursors, good
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _check_ends(states: Any, cursors: Any) -> int:
     """An encoder starts all states at `LOW`, so that a decoder ends there, with nothing left."""
     for s in range(len(states)):
@@ -176,7 +176,7 @@ def _check_ends(states: Any, cursors: Any) -> int:
     return GOOD
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _scratch(basis: Any) -> Any:
     """Room for one tile: pairs of points, which pairs they are, and values."""
     _, pairs, width = basis.inverse.shape
@@ -187,7 +187,7 @@ def _scratch(basis: Any) -> Any:
     )
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _finish(
     block: int, depth: int, token: int, tile: int, start: int, integers: Any, book: Any, basis: Any,
     turn: Any, scratch: Any, out: Any, at: int,
@@ -225,7 +225,7 @@ def _finish(
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _points(integers: Any, live: int, offset: Any, tile: int, points: Any, rows: Any) -> int:
     """Reconstruction points of pairs of components that are not 0 in all lanes; how many rows.
 
@@ -250,7 +250,7 @@ def _points(integers: Any, live: int, offset: Any, tile: int, points: Any, rows:
     return num_rows
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _point(value: Any, offset: Any) -> Any:
     """Sixteenths of a step: |q| = 1 and |q| >= 2 lie nearer to 0 by an offset each."""
     negative = value < 0
@@ -260,13 +260,13 @@ def _point(value: Any, offset: Any) -> Any:
     return select(negative, 0 - point, point)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _clip(point: Any) -> Any:
     point = select(point > WIDEST, WIDEST, point)
     return select(point < -WIDEST, -WIDEST, point)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _transform(
     points: Any, rows: Any, inverse: Any, tile: int, scale: Any, mean: Any, first_mean: Any,
     values: Any,
@@ -304,7 +304,7 @@ def _transform(
             store_f32(values, at + 7 * width, real(h) * scale + center)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _rotate(
     values: Any, source: int, cosine: Any, sine: Any, neighbours: bool, out: Any, target: int
 ) -> None:
@@ -326,7 +326,7 @@ def _rotate(
         store_u32(out, target + pairs + i, _nearest(bits_of(y * c + x * s)))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _round(values: Any, source: int, length: int, out: Any, target: int) -> None:
     """`length` values to bf16."""
     if length < LANES:
@@ -338,13 +338,13 @@ def _round(values: Any, source: int, length: int, out: Any, target: int) -> None
         store_u32(out, target + i, _nearest(bits_of(load_f32(values, source + i))))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _nearest(bits: Any) -> Any:
     """The bits of float32, in vectors, as those of the nearest bf16, ties to even."""
     return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _bf16(value: Any) -> Any:
     """The same of one number."""
     bits = np.float32(value).view(np.uint32)

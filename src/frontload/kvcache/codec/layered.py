@@ -46,7 +46,7 @@ class Layered:
         while at < len(data):
             size = int.from_bytes(data[at : at + 4], "little")
             if size > len(data) - at - 4:
-                raise Truncated(f"a chunk of {size} bytes, {len(data) - at - 4} are left")
+                raise Truncated(present=len(data), needed=at + 4 + size, of="a chunk")
             chunks.append(decode_chunk(self.profile, data[at + 4 : at + 4 + size]))
             at += 4 + size
         return join(chunks)

@@ -74,7 +74,7 @@ def _book(profile: Profile) -> Book:
         largest=np.array(tables.largest, np.int32),
         start=np.array(tables.start, np.int32),
         base=base,
-        trits=np.array(tables.trits, np.uint16),
+        trits=np.array(tables.trits, np.uint16).reshape(-1),
         bound=_bound(profile),
         base_gain=gain,
         trit_gain=_gains(np.diff(edges)),

@@ -109,7 +109,7 @@ def decode(
         for jobs in chunks.launches:
             with _beside(joined, out.device) if jobs.head else nullcontext():
                 shift = chunks.start - start
-                statuses.append(_enqueue(device_profile, chunks, jobs, out, shift, pages, programs))
+                statuses.append(_enqueue(device_profile, chunks, jobs, out, shift, pages, launch))
     return statuses
 
 

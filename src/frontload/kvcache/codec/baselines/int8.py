@@ -7,8 +7,8 @@ rounded coarsely.
 8 + 16 / channels bits a value: 8.125 at 128 channels, 8.016 at 1,024.
 
 Left open by those who name it: symmetric, with a bf16 scale that is rounded up, so that nothing is
-clipped; keys as cached, rotated. Source: vector-wise quantization, LLM.int8() (arXiv 2208.07339),
-section 2.1; the "8-bit quantization" of CacheGen (arXiv 2310.07240), section 7.
+clipped; keys as cached, rotated. Source: vector-wise quantization as in
+LLM.int8() (arXiv 2208.07339); the 8-bit baseline of CacheGen (arXiv 2310.07240).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ as stored, which loses less; the keys of a last group of fewer than G tokens are
 others (the paper keeps them in full precision); groups of values run over a layer's channels, so
 that G larger than a head spans heads instead of costing more; the 3-bit levels are ours.
 
-Source: KIVI (arXiv 2402.02750), section 3: keys per channel, values per token, G = 32, 2 and 4
+Source: KIVI (arXiv 2402.02750): keys per channel, values per token, G = 32, 2 and 4
 bits; keys as cached, rotated.
 """
 

@@ -14,8 +14,8 @@ states are then about 0.1 bit a value of a small model and nothing of a large on
 Left open by those who do this: rANS of 32 lanes with 12-bit tables stands for the GPU coders;
 "rans-channel" goes beyond them (a byte a channel says where its exponents lie).
 
-Source: the exponent and mantissa split of DFloat11 (arXiv 2504.11651), section 3, and of
-ZipNN (arXiv 2411.05239); Huffman or ANS and byte-wise compressors are both in use.
+Source: the split of exponent and mantissa of DFloat11 (arXiv 2504.11651; Huffman codes) and of
+UCCL-Zip (arXiv 2604.17172; ANS); SplitZip (arXiv 2605.01708) has fixed-length codes, 1.32x.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ bench: $(INSTALLED)  ## Side by side with peers; writes benchmarks/results/.
 
 gpu: $(INSTALLED)  ## Everything that needs a CUDA device, in one go.
 	$(BIN)/python benchmarks/training.py --device cuda --output benchmarks/results/training-cuda.json
+	$(BIN)/python benchmarks/kv_gpu.py
 
 lock: $(INSTALLED)  ## Write down what is installed now.
 	$(BIN)/pip freeze --exclude-editable --exclude frontload | sed 's/+cpu//' > requirements.lock

@@ -2,11 +2,13 @@
 
 Mutates the golden objects (tests/kvcache/golden) and decodes them in a process of its own, in
 memory with a guard page behind it, so that a read or write past the end is a crash and a crash is
-seen; a case that does not end is seen, too. A second, shorter round compiles the kernels with
-bounds checks. Half of the cases keep broken checksums: there a decoder must refuse, or give what
-was encoded. The other half is sealed with right ones: it must refuse, or give the declared shape.
+seen; a case that does not end is seen, too. Shorter rounds do the same to objects of wider heads,
+and with kernels compiled to check bounds.
 
-    python benchmarks/kv_fuzz.py                       # 100,000 cases; prints a table, writes results/
+Half of the cases keep broken checksums: there a decoder must refuse, or give what was encoded. The
+other half is sealed with right ones: it must refuse, or give the declared shape.
+
+    python benchmarks/kv_fuzz.py                  # 100,000 cases; prints tables, writes results/
     python benchmarks/kv_fuzz.py --cases 1000000 --seed 5
 """
 
@@ -39,7 +41,7 @@ CASE_SECONDS = 20  # a case takes about a millisecond
 class Round:
     """What a worker reported; `failure` is empty or says which case failed, and how."""
 
-    bounds_checked: bool
+    what: str
     seed: int
     cases: int
     seconds: float
@@ -49,7 +51,9 @@ class Round:
     failure: str
 
 
-def run_round(cases: int, seed: int, *, bounds_checked: bool) -> Round:
+def run_round(
+    what: str, cases: int, seed: int, *, wide: bool = False, bounds_checked: bool = False
+) -> Round:
     """Run cases 0 to `cases` of `seed` in a process, and watch it."""
     with tempfile.TemporaryDirectory() as folder:
         progress = Path(folder) / "progress"
@@ -58,6 +62,7 @@ def run_round(cases: int, seed: int, *, bounds_checked: bool) -> Round:
             environment |= {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": folder}
         command = [sys.executable, "-m", "tests.kvcache.fuzzing", "--cases", str(cases)]
         command += ["--seed", str(seed), "--progress", str(progress)]
+        command += ["--wide"] * wide
         with (Path(folder) / "out").open("w+") as out, (Path(folder) / "err").open("w+") as err:
             worker = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err)
             failure = _watch(worker, progress)
@@ -69,7 +74,7 @@ def run_round(cases: int, seed: int, *, bounds_checked: bool) -> Round:
             report = {} if failure else json.load(out)
     seconds = report.get("seconds", 0.0)
     return Round(
-        bounds_checked=bounds_checked,
+        what=what,
         seed=seed,
         cases=sum(report.get("outcomes", {}).values()),
         seconds=round(seconds, 1),
@@ -107,14 +112,14 @@ def _case(progress: Path) -> int:
 
 def show(rounds: list[Round]) -> None:
     """A table of outcomes, damaged and hostile side by side."""
+    console = Console(width=100)
     for done in rounds:
-        checked = ", bounds checked" if done.bounds_checked else ""
-        title = (
-            f"{done.cases:,} cases of seed {done.seed}{checked}: {done.cases_per_second:,.0f} a "
-            f"second, memory grew by {done.peak_growth_mib:.0f} MiB"
+        console.print(
+            f"{done.what}, {done.cases:,} cases of seed {done.seed}: "
+            f"{done.cases_per_second:,.0f} a second, memory grew by {done.peak_growth_mib:.0f} MiB",
+            highlight=False,
         )
-        table = Table(title=title, title_justify="left", box=None)
-        table.add_column("outcome")
+        table = Table("outcome", box=None)
         by_outcome: dict[str, dict[str, int]] = defaultdict(dict)
         for name, count in done.outcomes.items():
             kind, outcome = name.split(": ")
@@ -123,7 +128,7 @@ def show(rounds: list[Round]) -> None:
             table.add_column(kind, justify="right")
         for outcome, counts in sorted(by_outcome.items()):
             table.add_row(outcome, *(f"{counts.get(k, 0):,}" for k in ("damaged", "hostile")))
-        Console(width=100).print(table)
+        console.print(table)
 
 
 def main() -> int:
@@ -134,8 +139,9 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     rounds = [
-        run_round(options.cases, options.seed, bounds_checked=False),
-        run_round(options.cases // 5, options.seed + 1, bounds_checked=True),
+        run_round("golden objects", options.cases, options.seed),
+        run_round("wide heads", options.cases // 5, options.seed + 1, wide=True),
+        run_round("bounds checked", options.cases // 5, options.seed + 2, bounds_checked=True),
     ]
     show(rounds)
     where = {
@@ -150,6 +156,11 @@ def main() -> int:
     for done in rounds:
         if done.failure:
             print(f"seed {done.seed}: {done.failure}", file=sys.stderr)
+            print(
+                f"again: python -m tests.kvcache.fuzzing --seed {done.seed} --first CASE --cases 1 "
+                "--progress FILE",
+                file=sys.stderr,
+            )
     return 1 if any(done.failure for done in rounds) else 0
 
 

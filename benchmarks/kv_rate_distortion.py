@@ -31,6 +31,7 @@ from frontload.kvcache.bench_report import (
     chunk_table,
     delta_table,
     lossless_table,
+    overheads_table,
     phenomena_table,
     plot,
     points_table,
@@ -45,8 +46,6 @@ from frontload.kvcache.rates import Point
 from frontload.kvcache.rivals import RIVALS
 
 RESULTS = Path(__file__).parent / "results"
-CHUNKS = (64, 128, 256, 512)
-LONG_CHUNKS = (256, 512, 1024, 2048)
 
 
 def main(
@@ -59,6 +58,7 @@ def main(
     contexts: Annotated[int, typer.Option(help="Of text; recall and other follow.")] = 24,
     recall: Annotated[bool, typer.Option(help="Ask for facts, too.")] = True,
     ablation: Annotated[bool, typer.Option(help="Also what only ours answers (slow).")] = True,
+    search: Annotated[bool, typer.Option(help="Search for the best CacheGen (slow).")] = True,
     threads: Annotated[int, typer.Option(help="Of PyTorch.")] = 1,
 ) -> None:
     """Compare all codecs on one model."""
@@ -78,7 +78,8 @@ def main(
     settings = CalibrationSettings()
     report = lambda line: console.print(line, style="dim", highlight=False)  # noqa: E731
     profile = bench_run.ours(bench, settings, report)
-    points, codecs = bench_run.compare(bench, profile, names, report)
+    searched = bench_run.best_cachegen(bench, report) if search else []
+    points, codecs = bench_run.compare(bench, profile, names, searched, report)
     for domain in bench.targets:
         console.print(points_table(points, domain))
     console.print(bits_table(points, bench.targets, ours="frontload"))
@@ -107,7 +108,9 @@ def extras(
     """What is printed after the comparison."""
     few: dict[str, Codec] = {"frontload": Layered(profile=profile, exact=False)}
     few |= {name: codecs[name] for name in ("cachegen", "lmcache") if name in codecs}
-    sizes = bench_run.by_chunk(bench, few, CHUNKS)
+    costs = bench_run.format_costs(bench, profile)
+    console.print(overheads_table(costs))
+    sizes = bench_run.by_chunk(bench, few)
     console.print(chunk_table(sizes))
     drifted = bench_run.again(bench, codecs, points)
     console.print(rounds_table(drifted))
@@ -118,6 +121,7 @@ def extras(
     ablated = whole + bench_run.ablate(bench, settings, report)
     console.print(ablation_table(ablated, bench.targets))
     return {
+        "overheads": asdict(costs),
         "bits_by_chunk_tokens": sizes,
         "kl_by_round": {n: [level, [q.kl for q in qs]] for n, (level, qs) in drifted.items()},
         "deltas": [asdict(each) for each in compared],

@@ -20,7 +20,7 @@ POINTERS = {
     "*i64": ("streams", "row_table", "places", "pages", "results", "moves"),
     "*fp32": ("means", "scales", "angles"),
     "*i32": (
-        *("jobs", "order", "status", "live", "alphabets", "trits", "offsets", "limits"),
+        *("jobs", "order", "status", "live", "alphabets", "spans", "trits", "offsets", "limits"),
         *("frequency", "states", "integers"),
     ),
 }

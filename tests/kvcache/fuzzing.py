@@ -22,22 +22,27 @@ import resource
 import struct
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from frontload.kvcache.codec import container
-from frontload.kvcache.codec.chunk import decode_chunk
+from frontload.kvcache.codec.chunk import decode_chunk, encode_chunk
 from frontload.kvcache.codec.container import ContainerError, Kind, Limits
 from frontload.kvcache.profile import Profile
 from frontload.kvcache.state import RecurrentState
+from tests.kvcache import synthetic
 from tests.kvcache.damaging import ENTRY_BYTES, ENTRY_FIELDS, FIELDS, HEADER_BYTES, sealed
 from tests.kvcache.guarded import Guarded
 from tests.kvcache.make_golden import GOLDEN, PROFILE, digest
 
 INTERESTING = (0, 1, 2, 31, 32, 33, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1)
+
+
+LIMITS = Limits(tokens=4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +65,35 @@ class Corpus:
 
     @staticmethod
     def golden() -> Corpus:
-        """The golden files."""
+        """The golden files: every feature of the format, heads of 8 channels."""
         digests = json.loads((GOLDEN / "golden.json").read_text())
         objects = {name: (GOLDEN / f"{name}.kv").read_bytes() for name in digests}
-        profile = Profile.load(PROFILE)
-        containers = [container.read(data, profile_id=None) for data in objects.values()]
+        return Corpus.of(Profile.load(PROFILE), objects, digests)
+
+    @staticmethod
+    def wide() -> Corpus:
+        """Heads of 64 channels, which kernels read and write by whole vectors."""
+        frequencies = tuple(float(x) for x in np.float32(100.0) ** -np.linspace(0, 1, 32))
+        rotary = replace(synthetic.LAYOUT.rotary, inv_freq=frequencies)
+        layout = replace(synthetic.LAYOUT, num_heads=1, head_dim=64, rotary=rotary)
+        profile = synthetic.profile(layout=layout, finest=2, step=0.3)
+        chunks = {
+            "beginning": synthetic.cache(37, layout=layout),
+            "middle": synthetic.cache(64, start=64, layout=layout),
+        }
+        objects = {name: encode_chunk(profile, chunk).data for name, chunk in chunks.items()}
+        digests = {
+            name: [
+                digest(decode_chunk(profile, data, level=n)) for n in range(len(profile.levels) + 1)
+            ]
+            for name, data in objects.items()
+        }
+        return Corpus.of(profile, objects, digests)
+
+    @staticmethod
+    def of(profile: Profile, objects: dict[str, bytes], digests: dict[str, list[str]]) -> Corpus:
+        """A corpus of these objects, with room to decode."""
+        containers = [container.read(data, profile_id=profile.id) for data in objects.values()]
         return Corpus(
             profile=profile,
             objects=objects,
@@ -76,7 +105,7 @@ class Corpus:
                 if entry.kind is Kind.STATE
             },
             given=Guarded(1 << 20),
-            taken=Guarded(2 * Limits.tokens * profile.layout.values_per_token),
+            taken=Guarded(2 * LIMITS.tokens * profile.layout.values_per_token),
         )
 
 
@@ -97,10 +126,10 @@ def outcome(corpus: Corpus, name: str, data: bytes, level: int | None, *, hostil
     """
     layout = corpus.profile.layout
     try:
-        tokens = container.read_header(data).header.tokens
+        tokens = container.read_header(data, limits=LIMITS).header.tokens
         out = corpus.out(tokens)
         given = corpus.given.holding(data)
-        chunk = decode_chunk(corpus.profile, given, level=level, out=out, threads=1)
+        chunk = decode_chunk(corpus.profile, given, level=level, out=out, threads=1, limits=LIMITS)
     except ContainerError as error:
         return type(error).__name__
     except ValueError as error:
@@ -220,9 +249,10 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--cases", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--wide", action="store_true", help="Corpus.wide, not golden")
     parser.add_argument("--progress", type=Path, required=True)
     options = parser.parse_args()
-    corpus = Corpus.golden()
+    corpus = Corpus.wide() if options.wide else Corpus.golden()
     counts: Counter[str] = Counter()
     for name, data in corpus.objects.items():
         assert outcome(corpus, name, data, None, hostile=False) == "decoded"

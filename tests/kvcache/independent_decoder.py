@@ -155,10 +155,7 @@ class Stream:
         self.states, self.words, self.escapes = states, words[::-1], escapes[::-1]
 
     def step(self, cumulative: list[list[int]]) -> list[int]:
-        """One symbol for each of the first lanes, whose cumulative counts are given.
-
-        A lane's refill may come right after its symbol: the order of words is the same.
-        """
+        """One symbol for each of the first lanes; refilling each at once keeps the words' order."""
         return [self.step_of(lane, counts) for lane, counts in enumerate(cumulative)]
 
     def step_of(self, lane: int, counts: list[int]) -> int:
@@ -302,7 +299,7 @@ def exact(profile: Profile, chunk: Object) -> np.ndarray:
         position += 128 + 2 * words + 4 * plain
         stream = Stream(list(fields[:32]), list(fields[32 : 32 + words]), [])
         bits = _Bits(fields[32 + words :])
-        lane = 0
+        lane = 0  # of the stripe's next value
         for p in range(piece, piece := piece + short + (s < longer)):
             for t, c in np.ndindex(actual.shape[1:]):
                 u, g = int(predicted[p, t, c]), int(grid[p, c])
@@ -379,14 +376,13 @@ def _exact_tables(packed: bytes) -> list[list[int]]:
     for _ in range(32):
         n = packed[at]
         _must(n <= 32)
-        codes = packed[at + 1 : at + 1 + (n + 1 if n else 0)]
+        codes = packed[at + 1 : at + n + 2] if n else b""
         at += 1 + len(codes)
         weight = [0 if c == 0 else (16 + (c - 1) % 16) << (c - 1) // 16 for c in codes]
         weights = [0] * 64
         for step, y in enumerate(weight[:-1]):
             weights[31 + step] = weights[31 - step] = y
-        if n:
-            weights[63] = weight[-1]
+        weights[63] = weight[-1] if n else 0
         present, total = sum(y > 0 for y in weights), max(sum(weights), 1)
         counts = [int(y > 0) + y * (4096 - present) // total for y in weights]
         counts[counts.index(max(counts))] += 4096 - sum(counts)

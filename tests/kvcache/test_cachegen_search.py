@@ -5,8 +5,8 @@ from frontload.kvcache.codec.cachegen_search import ANY, WITH_ANCHORS, best, sea
 
 
 def _bits(settings: CacheGenSettings) -> float | None:
-    """Flat bins pay only before rotary embedding; groups of 40 hit no level."""
-    if settings.group_tokens == 40:
+    """Flat bins pay only before rotary embedding; groups of 80 hit no level."""
+    if settings.group_tokens == 80:
         return None
     flat = settings.bins == (1.0, 1.0, 1.0)
     return 4.0 - settings.undo_rotary - 0.5 * flat * settings.undo_rotary

@@ -1,13 +1,15 @@
-"""Gradients of sampled labels against the KL divergence that they stand for."""
+"""Probes of the model's curvature against the KL divergence that they stand for."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from frontload.kvcache.fisher import gradients, rotated, unrotated
+from frontload.kvcache.fisher import gradients, probe, rotated, unrotated
 from frontload.kvcache.huggingface import layout_of, prefill
 from frontload.kvcache.quality import Context, suffix_logits
 
@@ -52,6 +54,15 @@ def kl(
     return float((before.exp() * (before - after)).sum())
 
 
+def test_probes_over_all_signs_are_the_fisher_information_of_logits() -> None:
+    logits = torch.tensor([[0.0, 5.0, -1.0, 1.0]])
+    signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)))
+    found = probe(logits.expand(16, 4), signs)
+    share = logits[0].softmax(-1)
+    expected = torch.diag(share) - share[:, None] * share
+    assert torch.allclose(found.T @ found / 16, expected, atol=1e-7)
+
+
 def test_squared_gradients_are_twice_the_kl_of_a_small_error(
     model: LlamaForCausalLM, context: Context
 ) -> None:
@@ -63,19 +74,20 @@ def test_squared_gradients_are_twice_the_kl_of_a_small_error(
         context,
         pieces,
         layout,
-        draws=1500,
+        draws=400,
         generator=torch.Generator().manual_seed(0),
     )
     stacked = torch.stack([draw.reshape(-1) for draw in draws]).double()
     rng = torch.Generator().manual_seed(1)
+    small = 0.02
     for scope in (slice(0, 2), slice(2, 4)):  # keys alone, values alone
-        error = torch.zeros_like(pieces)
-        error[scope] = torch.randn(error[scope].shape, generator=rng)
-        predicted = float((stacked @ error.reshape(-1).double()).square().mean()) / 2
-        small = 0.02
-        assert kl(model, context, pieces, small * error) / small**2 == pytest.approx(
-            predicted, rel=0.15
-        )
+        predicted = measured = 0.0
+        for _ in range(12):
+            error = torch.zeros_like(pieces)
+            error[scope] = torch.randn(error[scope].shape, generator=rng)
+            predicted += float((stacked @ error.reshape(-1).double()).square().mean()) / 2
+            measured += kl(model, context, pieces, small * error) / small**2
+        assert measured == pytest.approx(predicted, rel=0.1)
 
 
 def test_gradients_are_centred_and_depend_on_the_seed_alone(
@@ -92,8 +104,8 @@ def test_gradients_are_centred_and_depend_on_the_seed_alone(
 
     assert torch.equal(drawn(3, 5), drawn(3, 5))
     assert not torch.equal(drawn(3, 5), drawn(4, 5))
-    many = drawn(0, 600)
-    assert many.mean(0).norm() < 0.1 * many.square().mean(0).sum().sqrt()
+    many = drawn(0, 300)
+    assert many.mean(0).norm() < 0.15 * many.square().mean(0).sum().sqrt()
 
 
 def test_rotation_of_pieces_is_undone_exactly(model: LlamaForCausalLM) -> None:

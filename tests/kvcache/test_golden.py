@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from frontload.kvcache.codec import container
-from frontload.kvcache.codec.chunk import decode_chunk
+from frontload.kvcache.codec.chunk import decode_chunk, encode_chunk
 from frontload.kvcache.codec.container import Kind
 from frontload.kvcache.profile import Profile
+from frontload.kvcache.rotary import Pairing
 from frontload.kvcache.state import RecurrentState
-from tests.kvcache import independent_decoder
+from tests.kvcache import independent_decoder, synthetic
 from tests.kvcache.make_golden import GOLDEN, PROFILE, digest, state
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "kv-container.md"
@@ -85,6 +88,27 @@ def test_the_document_suffices_to_decode(name: str) -> None:
     decoded.append(independent_decoder.exact(BY_DOCUMENT, chunk))
     hashes = [hashlib.sha256(bits.astype("<u2").tobytes()).hexdigest() for bits in decoded]
     assert hashes == DIGESTS[name]
+
+
+@pytest.mark.parametrize("pairing", ["neighbours", "halves", None])
+def test_the_document_suffices_for_other_rotations_and_source_dtypes(
+    tmp_path: Path, pairing: Pairing | None
+) -> None:
+    assert synthetic.LAYOUT.rotary is not None
+    rotary = None if pairing is None else replace(synthetic.LAYOUT.rotary, pairing=pairing)
+    layout = replace(synthetic.LAYOUT, rotary=rotary)
+    made = synthetic.profile(layout=layout, finest=1, step=0.1)
+    made.save(tmp_path / "profile")
+    chunk = synthetic.cache(9, start=300, layout=layout).to(dtype=torch.float16)
+    data = encode_chunk(made, chunk).data
+    by_document = independent_decoder.Profile(tmp_path / "profile")
+    (found,) = independent_decoder.objects(data)
+    assert found.dtype == 1
+    exact = decode_chunk(made, data).pieces().view(torch.uint16).numpy()
+    finest = decode_chunk(made, data, level=len(made.levels) - 1).pieces()
+    assert (independent_decoder.exact(by_document, found) == exact).all()
+    lossy = independent_decoder.lossy(by_document, found, len(made.parts))
+    assert (lossy == finest.view(torch.uint16).numpy()).all()
 
 
 def test_the_document_suffices_to_know_a_profile() -> None:

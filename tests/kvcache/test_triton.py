@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from tests.kvcache import synthetic
 
 pytest.importorskip("triton", reason="triton is not installed: GPU kernels are not tested")
@@ -141,7 +142,7 @@ def test_what_the_host_can_see_is_refused_before_any_upload(profile, tables):
     with pytest.raises(Truncated):
         decode_chunks_gpu(profile, tables, [data[:-1]], 4, out)
     with pytest.raises(Damaged, match="part 5"):
-        decode_chunks_gpu(profile, tables, [data[:-1] + b"\0"], 4, out)
+        decode_chunks_gpu(profile, tables, [data[:-1] + bytes([data[-1] ^ 1])], 4, out)
     with pytest.raises(WrongProfile):
         decode_chunks_gpu(other, DeviceProfile.upload(other, DEVICE), [data], 0, out)
     with pytest.raises(ValueError, match="device_profile"):
@@ -150,8 +151,8 @@ def test_what_the_host_can_see_is_refused_before_any_upload(profile, tables):
         decode_chunks_gpu(profile, tables, [data], 0, out[:, :, :, :2])
     with pytest.raises(ValueError, match="bfloat16"):
         decode_chunks_gpu(profile, tables, [data], 0, out.float())
+    pages = torch.tensor([0, 3, 1], device=DEVICE)
     with pytest.raises(ValueError, match="rows of out"):
-        pages = torch.tensor([0, 3, 1], device=DEVICE)
         decode_chunks_gpu(profile, tables, [data], 0, out, pages=pages)
     with pytest.raises(ValueError, match="no chunk"):
         decode_chunks_gpu(profile, tables, [], 0, out)

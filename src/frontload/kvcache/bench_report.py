@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from frontload.kvcache.ablation import DeltaBits
+from frontload.kvcache.overheads import Overheads
 from frontload.kvcache.phenomena import Phenomena
 from frontload.kvcache.quality import Quality, summarize
 from frontload.kvcache.rates import Point, Saving, bits_at, saving
@@ -172,6 +173,21 @@ def chunk_table(sizes: Mapping[str, Mapping[int, float | None]]) -> Table:
         table.add_column(str(size), justify="right")
     for name, row in sizes.items():
         table.add_row(name, *(_number(bits) for bits in row.values()))
+    return table
+
+
+def overheads_table(costs: Overheads) -> Table:
+    """Our format, in shares."""
+    table = Table(title="Our format beyond its cross-entropy (text, 256-token chunks)")
+    rows = {
+        "files over cross-entropy": costs.coder,
+        "nested levels over the finest alone": costs.levels,
+        "files of all levels over the finest alone": costs.levels_in_files,
+        "another domain over tables of its own": costs.shift,
+    }
+    for name in rows:
+        table.add_column(name, justify="right")
+    table.add_row(*(DASH if share is None else f"{share:+.1%}" for share in rows.values()))
     return table
 
 

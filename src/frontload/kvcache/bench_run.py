@@ -7,7 +7,8 @@ returned is data, printed by `bench_report`. Gives up: models that do not fit on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -25,21 +26,29 @@ from frontload.kvcache.bench import (
     sweep,
 )
 from frontload.kvcache.calibrate import CalibrationSettings, calibrate
+from frontload.kvcache.codec.cachegen_quantize import PUBLISHED, CacheGenSettings
+from frontload.kvcache.codec.cachegen_search import ANY, WITH_ANCHORS, best, search
 from frontload.kvcache.codec.layered import Layered
 from frontload.kvcache.codec.protocol import Codec
+from frontload.kvcache.contexts import text_contexts
 from frontload.kvcache.huggingface import layout_of
 from frontload.kvcache.layout import CacheLayout, KVTensors
+from frontload.kvcache.overheads import Overheads, overheads
 from frontload.kvcache.phenomena import Phenomena, find_phenomena
 from frontload.kvcache.profile import Profile
-from frontload.kvcache.quality import Context, Quality, dump
+from frontload.kvcache.quality import Context, Dump, Quality, dump
 from frontload.kvcache.rates import Point, bits_at
-from frontload.kvcache.rivals import RIVALS
+from frontload.kvcache.rivals import RIVALS, cachegen
 from frontload.kvcache.texts import hold_out, read_texts
 from frontload.model.checkpoint import load_model
 from frontload.model.tokenizer import load_tokenizer
 
 HELD_OUT = 0.2  # of the texts, as in `benchmarks/kv_model.py`
 ROUNDS = 8
+SEARCH_CONTEXTS = 6
+LONG_CONTEXTS = 4
+LONGEST_TOKENS = 2048
+CHUNK_TOKENS = (64, 128, 256, 512, 1024, 2048)
 Report = Callable[[str], None]
 
 
@@ -52,6 +61,7 @@ class Bench:
     calibration: Sequence[Context]
     runs: Sequence[KVTensors]  # caches of `calibration`, bf16
     suite: Suite
+    long: Sequence[Dump]  # text, as much of it as the model takes, to compare chunk sizes on
 
     @property
     def targets(self) -> dict[str, float]:
@@ -85,12 +95,24 @@ def prepare(origin: str, text: Path | None, other: Path | None, plan: Plan) -> B
         prefix_tokens=plan.prefix_tokens,
         suffix_tokens=plan.suffix_tokens,
     )
+    layout = layout_of(model)
+    most = min(layout.max_tokens or LONGEST_TOKENS, LONGEST_TOKENS) - plan.suffix_tokens
+    long = text_contexts(
+        tokenizer,
+        held_out,
+        domain="text",
+        count=LONG_CONTEXTS,
+        prefix_tokens=most,
+        suffix_tokens=plan.suffix_tokens,
+        seed=plan.seed,
+    )
     return Bench(
         model=model,
-        layout=layout_of(model),
+        layout=layout,
         calibration=contexts,
         runs=[each.kv for each in dump(model, contexts)],
         suite=suite,
+        long=dump(model, long),
     )
 
 
@@ -100,19 +122,51 @@ def ours(bench: Bench, settings: CalibrationSettings, report: Report) -> Profile
 
 
 def compare(
-    bench: Bench, profile: Profile, names: Sequence[str], report: Report
+    bench: Bench, profile: Profile, names: Sequence[str], more: Sequence[Codec], report: Report
 ) -> tuple[list[Point], dict[str, Codec]]:
-    """Points of ours and of the rivals named, and the codecs."""
+    """Points of ours, of the rivals named and of `more`, and the codecs.
+
+    Raises:
+        ValueError: there is no rival of that name.
+    """
     unknown = set(names) - set(RIVALS)
     if unknown:
         raise ValueError(f"rivals: no {', '.join(sorted(unknown))}; there are {', '.join(RIVALS)}")
-    codecs: list[Codec] = [Layered(profile=profile)]
-    points = sweep(bench.model, codecs[0], bench.suite)
-    for name in names:
-        report(name)
-        codecs.append(RIVALS[name](bench.layout, bench.runs))
-        points += sweep(bench.model, codecs[-1], bench.suite)
-    return points, {codec.name: codec for codec in codecs}
+    rivals = (RIVALS[name](bench.layout, bench.runs) for name in names)
+    codecs: dict[str, Codec] = {}
+    points: list[Point] = []
+    ours: Codec = Layered(profile=profile)
+    for codec in chain([ours], more, rivals):
+        report(codec.name)
+        codecs[codec.name] = codec
+        points += sweep(bench.model, codec, bench.suite)
+    return points, codecs
+
+
+def best_cachegen(bench: Bench, report: Report) -> list[Codec]:
+    """The best CacheGen that a search finds: with anchors and deltas, and with whatever helps.
+
+    Scored on the first contexts of the very suite that it is then measured on, which favours it.
+    """
+    few = bench.suite["text"][:SEARCH_CONTEXTS]
+
+    def score(settings: CacheGenSettings) -> float | None:
+        codec = cachegen(settings)(bench.layout, bench.runs)
+        points = [point(bench.model, codec, level, "text", few) for level in codec.levels]
+        bits = bits_at(points, TARGETS["text"])
+        changed = {
+            field: value
+            for field, value in asdict(settings).items()
+            if value != getattr(PUBLISHED, field) and field != "levels"
+        }
+        report(f"{'no level fits' if bits is None else f'{bits:.3f} bits'}: {changed}")
+        return bits
+
+    found = {}
+    for name, moves in (("cachegen-best", WITH_ANCHORS), ("cachegen-any", ANY)):
+        settings = best(search(score, moves=moves)).settings
+        found[name] = cachegen(replace(settings, name=name))(bench.layout, bench.runs)
+    return list(found.values())
 
 
 def ablate(bench: Bench, whole: CalibrationSettings, report: Report) -> list[Point]:
@@ -156,21 +210,31 @@ def nearest_level(points: Sequence[Point], codec: str, domain: str, kl: float) -
     return min(found, key=lambda p: p.quality.kl).level
 
 
-def by_chunk(
-    bench: Bench, codecs: Mapping[str, Codec], sizes: Sequence[int], domain: str = "text"
-) -> dict[str, dict[int, float | None]]:
-    """Codec -> tokens of a chunk -> bits per value at the domain's target."""
-    dumps = bench.suite[domain]
+def by_chunk(bench: Bench, codecs: Mapping[str, Codec]) -> dict[str, dict[int, float | None]]:
+    """Codec -> tokens of a chunk -> bits per value at the text target, on long contexts.
+
+    A size beyond the contexts' length is left out, but for the first, which is one whole chunk.
+    """
+    longest = bench.long[0].kv.num_tokens
+    sizes = [size for size in CHUNK_TOKENS if size < 2 * longest]
     return {
         name: {
             size: bits_at(
                 [
-                    point(bench.model, Chunked(codec, size), level, domain, dumps)
+                    point(bench.model, Chunked(codec, size), level, "text", bench.long)
                     for level in codec.levels
                 ],
-                TARGETS[domain],
+                TARGETS["text"],
             )
             for size in sizes
         }
         for name, codec in codecs.items()
     }
+
+
+def format_costs(bench: Bench, profile: Profile) -> Overheads:
+    """What our files cost beyond their cross-entropy; the suite's prefixes must be long enough."""
+    held_out, other = (
+        [each.kv for each in bench.suite.get(domain, ())] for domain in ("text", "other")
+    )
+    return overheads(profile, bench.runs, held_out, other)

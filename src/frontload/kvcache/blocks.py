@@ -75,37 +75,47 @@ class Moments:
     """Sums over tokens of x x^T and x, for the blocks of one grouping."""
 
     pieces: np.ndarray  # int32 [blocks, pieces a block]
-    count: float = 0.0
-    _product: Tensor | None = field(default=None, repr=False)
-    _sum: Tensor | None = field(default=None, repr=False)
+    count: int = 0
+    _origin: Tensor | None = field(default=None, repr=False)  # [blocks, 1, size]
+    _product: Tensor | float = field(default=0.0, repr=False)
+    _sum: Tensor | float = field(default=0.0, repr=False)
 
-    def add(self, pieces: Tensor, weight: float = 1.0) -> None:
-        """Count the tokens of `[pieces, tokens, head_dim]`."""
+    def add(self, pieces: Tensor) -> None:
+        """Count the tokens of `[pieces, tokens, head_dim]`.
+
+        Sums run about the first tokens' mean: keys may have offsets hundreds of times as large as
+        their spread, which float32 products would swallow.
+        """
         index = torch.from_numpy(self.pieces).long().to(pieces.device)
         blocks = pieces[index].transpose(1, 2).reshape(len(index), pieces.shape[1], -1)
-        product = weight * (blocks.transpose(1, 2) @ blocks).double().cpu()
-        total = weight * blocks.double().sum(1).cpu()
-        self._product = product if self._product is None else self._product.add_(product)
-        self._sum = total if self._sum is None else self._sum.add_(total)
-        self.count += weight * pieces.shape[1]
+        if self._origin is None:
+            self._origin = blocks.mean(dim=1, keepdim=True)
+        blocks = blocks - self._origin
+        self._product = self._product + (blocks.transpose(1, 2) @ blocks).double().cpu()
+        self._sum = self._sum + blocks.double().sum(dim=1).cpu()
+        self.count += pieces.shape[1]
 
     @property
     def mean(self) -> np.ndarray:
         """float64 `[blocks, size]`."""
-        assert self._sum is not None
-        return self._sum.numpy() / self.count
+        assert self._origin is not None
+        return self._origin[:, 0].double().cpu().numpy() + self._about_origin()
 
     @property
     def second(self) -> np.ndarray:
         """float64 `[blocks, size, size]`: the mean of x x^T."""
-        assert self._product is not None
-        return self._product.numpy() / self.count
+        return self.covariance + self.mean[:, :, None] * self.mean[:, None, :]
 
     @property
     def covariance(self) -> np.ndarray:
         """float64 `[blocks, size, size]`."""
-        mean = self.mean
-        return self.second - mean[:, :, None] * mean[:, None, :]
+        assert isinstance(self._product, Tensor)
+        mean = self._about_origin()
+        return self._product.numpy() / self.count - mean[:, :, None] * mean[:, None, :]
+
+    def _about_origin(self) -> np.ndarray:
+        assert isinstance(self._sum, Tensor)
+        return self._sum.numpy() / self.count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -78,13 +79,13 @@ class _Recipe:
     first_step: float  # of depth 0: where the wanted KL is predicted
 
     def profile(self, step: float, *, tokens: int | None = None) -> tuple[Profile, Built]:
-        """One group; tables counted on all tokens of the sample or the first so many."""
+        """One group; tables counted on all tokens of the sample or about so many."""
         finest = self.settings.finest
         built = build(
             self.pieces,
             self.basis,
             self.mean,
-            replace(self.sample, values=self.sample.values[:, :tokens]),
+            replace(self.sample, values=_thinned(self.sample.values, tokens)),
             step=step / 3**finest,
             finest=finest,
         )
@@ -269,7 +270,7 @@ def _find_step(
     step, exponent, last = recipe.first_step, 1.5, None
     for _ in range(_TRIALS):
         profile, _ = recipe.profile(step, tokens=_TRIAL_TOKENS)
-        kl = evaluate(model, dumps, lambda kv, p=profile: _at_depth_0(p, kv)).kl
+        kl = evaluate(model, dumps, partial(_at_depth_0, profile)).kl
         on_progress(f"step {step:.4g}: KL {kl:.4g} at depth 0, wanted {target:.4g}")
         if 1 / _NEAR < kl / target < _NEAR:
             break
@@ -281,14 +282,20 @@ def _find_step(
     return step
 
 
+def _thinned(values: np.ndarray, tokens: int | None) -> np.ndarray:
+    """About so many tokens of `[blocks, tokens, size]`, evenly spread over all contexts."""
+    return values[:, :: max(1, values.shape[1] // (tokens or values.shape[1]))]
+
+
 def _at_depth_0(profile: Profile, kv: KVTensors) -> KVTensors:
     depths = np.zeros(profile.num_blocks, np.int64)
     return reconstruct(profile, integers(profile, kv)[0], depths, kv.start)
 
 
 def _in_order(profile: Profile, built: Built, groups: int) -> Profile:
-    left = levels.losses(profile, built.coefficients)
-    bits = tables.code_lengths(profile.tables, np.rint(built.coefficients).astype(np.int32))
+    coefficients = _thinned(built.coefficients, _TRIAL_TOKENS)
+    left = levels.losses(profile, coefficients)
+    bits = tables.code_lengths(profile.tables, np.rint(coefficients).astype(np.int32))
     middle = bits.shape[1] // 2
     group = levels.split(left[:, middle] - left[:, middle + 1], bits[:, middle], groups)
     return replace(profile, group=group, parts=levels.ordered(left, bits, group))

@@ -38,7 +38,7 @@ def head(trace: np.ndarray, *, constant_first: bool) -> tuple[int, int]:
     while tokens < len(wanted) and (wanted[tokens] > 0 or (tokens == 0 and constant_first)):
         tokens += 1
     counted = wanted[constant_first:tokens]
-    return (tokens, max(counted)) if counted else (0, 0)
+    return (tokens, int(max(counted))) if counted else (0, 0)
 
 
 def losses(profile: Profile, coefficients: np.ndarray) -> np.ndarray:

@@ -181,6 +181,8 @@ class Profile:
         Raises:
             ValueError: not a profile, of another version, or damaged.
         """
+        if not path.is_file():
+            raise ValueError(f"{path}: no such profile; `frontload kv calibrate` makes one")
         try:
             with safe_open(path, "np") as file:
                 meta = json.loads((file.metadata() or {}).get(FORMAT, "null"))
@@ -189,13 +191,17 @@ class Profile:
             raise ValueError(f"{path}: not a readable KV profile ({error})") from error
         if meta is None:
             raise ValueError(f"{path}: a safetensors file, but not a KV profile")
-        if meta["version"] != VERSION:
+        if not isinstance(meta, dict) or meta.get("version") != VERSION:
+            found = meta.get("version") if isinstance(meta, dict) else meta
             raise ValueError(
-                f"{path}: profile version {meta['version']}, this frontload reads {VERSION}; "
-                "calibrate again"
+                f"{path}: profile version {found}, this frontload reads {VERSION}; calibrate again"
             )
-        profile = _from_parts(meta, arrays)
-        if profile.id.hex() != meta["id"]:
+        try:
+            profile = _from_parts(meta, arrays)
+            matches = profile.id.hex() == meta["id"]
+        except (KeyError, TypeError, AttributeError) as error:  # names changed, fields missing
+            raise ValueError(f"{path}: damaged ({error}); calibrate again") from error
+        if not matches:
             raise ValueError(f"{path}: its content does not match its id; calibrate again")
         return profile
 

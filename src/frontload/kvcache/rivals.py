@@ -21,15 +21,18 @@ from frontload.kvcache.codec.baselines.lossless import Lossless
 from frontload.kvcache.codec.baselines.raw import Raw
 from frontload.kvcache.codec.baselines.turboquant import TurboQuant
 from frontload.kvcache.codec.cachegen import CacheGen
-from frontload.kvcache.codec.cachegen_quantize import PUBLISHED, CacheGenSettings
+from frontload.kvcache.codec.cachegen_quantize import (
+    OFFLINE_LEVELS,
+    PUBLISHED,
+    CacheGenSettings,
+)
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.layout import CacheLayout, KVTensors
 
 Make = Callable[[CacheLayout, Sequence[KVTensors]], Codec]
 """A codec from the layout and the caches of calibration contexts."""
 
-_LEVELS = (2.0, 1.4, 1.0, 0.7, *PUBLISHED.levels[:-3])
-_STEP = replace(PUBLISHED, deltas="layer", anchors="layer", levels=_LEVELS)
+_STEP = replace(PUBLISHED, deltas="layer", anchors="layer", levels=OFFLINE_LEVELS)
 _FLAT = replace(_STEP, bins=(1, 1, 1))
 _MODEL = replace(_FLAT, deltas="model", anchors="level", undo_rotary=True)
 CACHEGEN_VARIANTS = (
@@ -51,7 +54,8 @@ def rivals(layout: CacheLayout, runs: Sequence[KVTensors]) -> list[Codec]:
     return [make(layout, runs) for make in RIVALS.values()]
 
 
-def _cachegen(settings: CacheGenSettings) -> Make:
+def cachegen(settings: CacheGenSettings) -> Make:
+    """CacheGen with any settings."""
     return lambda layout, runs: CacheGen(cachegen_profile.calibrate(layout, runs, settings))
 
 
@@ -64,7 +68,7 @@ def _lmcache_offline(layout: CacheLayout, runs: Sequence[KVTensors]) -> Codec:
 
 
 RIVALS: dict[str, Make] = {
-    **{settings.name: _cachegen(settings) for settings in (PUBLISHED, *CACHEGEN_VARIANTS)},
+    **{settings.name: cachegen(settings) for settings in (PUBLISHED, *CACHEGEN_VARIANTS)},
     "lmcache": lambda layout, runs: LMCache(layout),
     "raw": lambda layout, runs: Raw(layout),
     "int8": lambda layout, runs: Int8(layout),

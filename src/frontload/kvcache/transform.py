@@ -85,11 +85,8 @@ def build(
         order = np.argsort(born, kind="stable")
         birth[b], coefficients[b] = born[order], found[:, order]
         forward[b], inverse[b], scale[b] = forward_32[order], rounded[order], unit
-        most = abs(found).max(axis=0)
-        if len(sample.first[b]):
-            most = np.maximum(
-                most, abs((sample.first[b] - first_mean[b]) @ forward_32.T).max(axis=0)
-            )
+        at_first = (sample.first[b] - first_mean[b]) @ forward_32.T
+        most = np.maximum(abs(found).max(axis=0), abs(at_first).max(axis=0))
         limit[b] = _limits(most[order], inverse[b], birth[b] <= finest)
     return Built(
         transform=Transform(

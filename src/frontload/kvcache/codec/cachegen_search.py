@@ -32,10 +32,13 @@ WITH_ANCHORS: Moves = {
         {"deltas": "layer", "levels": OFFLINE_LEVELS},
         {"deltas": "model", "levels": OFFLINE_LEVELS},
     ),
-    "bins": ({"bins": (0.5, 1.0, 1.5)}, {"bins": (1.0, 1.0, 1.0)}, {"bins": (1.5, 1.0, 0.5)}),
+    "bins": tuple(
+        {"bins": bins}
+        for bins in ((0.5, 1.0, 1.5), (1.0, 1.0, 1.0), (1.5, 1.0, 0.5), (0.25, 1.0, 1.75))
+    ),
     "rotary": ({"undo_rotary": False}, {"undo_rotary": True}),
     "anchors": ({"anchors": "token"}, {"anchors": "layer"}),
-    "group": tuple({"group_tokens": tokens} for tokens in (5, 10, 20, 40)),
+    "group": tuple({"group_tokens": tokens} for tokens in (5, 10, 20, 40, 80)),
     "vector": ({"vector": "layer"}, {"vector": "head"}),
 }
 """Choices that leave it what the paper describes: anchors of 8 bits and deltas against them."""

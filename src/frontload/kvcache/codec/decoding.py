@@ -169,10 +169,7 @@ def _decode(
     for job, out in zip(jobs, outs, strict=True):
         if job.exact is not None:
             bits = out.view(torch.uint16).numpy()
-            try:
-                bits[:] = decode_exact(profile, job.exact, bits)
-            except ValueError as error:
-                raise Malformed(str(error)) from error
+            bits[:] = decode_exact(profile, job.exact, bits)
 
 
 def _tasks(profile: Profile, job: _Job, out: Tensor) -> list[Task]:
@@ -180,7 +177,7 @@ def _tasks(profile: Profile, job: _Job, out: Tensor) -> list[Task]:
     ready, header = Prepared.of(profile), job.header
     turn = turn_of(profile, header.start, header.tokens)
     head = head_of(profile, header.start, header.tokens)
-    common = (header.start, ready.book, ready.basis, turn, out.view(torch.uint16).numpy(), 0)
+    common = (header.start, ready.book, ready.basis, turn, out.view(torch.uint16).numpy())
     tasks: list[Task] = []
     for group in job.groups:
         stripes = profile.stripes(group.number, len(group.main))

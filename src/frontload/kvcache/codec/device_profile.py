@@ -23,6 +23,7 @@ from frontload.kvcache.profile import SUBSTEPS, Profile
 
 INT8_DOT = 32  # the fewest components that an int8 matrix instruction multiplies
 WIDEST = 3  # bytes of a reconstruction point
+SMALL = 8  # symbols of an alphabet that is searched by comparing with all its counts
 MOST_UNITS = 127 * 256 + 127  # of two bytes, each from -128 to 127
 
 
@@ -43,7 +44,9 @@ class DeviceProfile:
     order: Tensor  # int32 [blocks]: those of group 0, then of group 1, ...
     first_of_group: tuple[int, ...]  # where each group begins in `order`
     live: Tensor  # int32 [blocks, 1 + depths]: components coded at the depth before, from 0 on
+    # These two are flat and have one component more at their end, for kernels that read ahead.
     alphabets: Tensor  # int32 [blocks, k, 2]: start in `base`; m | search steps << 8
+    spans: Tensor  # int32 [sets, blocks, k, 4]: counts 1 to 8 of small alphabets, in pairs
     base: Tensor  # int16 [sets, entries]: cumulative counts
     trits: Tensor  # int32 [sets, blocks, depths, k, 2 contexts]: c1 | c2 << 16
     offsets: Tensor  # int32 [blocks, depths, k]: that of |q| = 1 | that of |q| >= 2 << 8
@@ -69,7 +72,7 @@ class DeviceProfile:
     @property
     def num_components(self) -> int:
         """Components of a block, padding included."""
-        return self.alphabets.shape[1]
+        return self.limits.shape[2]
 
     @staticmethod
     def upload(
@@ -92,7 +95,8 @@ class DeviceProfile:
         arrays = {
             "order": np.concatenate(groups).astype(np.int32),
             "live": np.pad(tables.live, ((0, 0), (1, 0))).astype(np.int32),
-            "alphabets": _pad(_alphabets(profile), 1, k),
+            "alphabets": np.append(_pad(_alphabets(profile), 1, k), np.zeros(2, np.int32)),
+            "spans": np.append(_pad(_spans(profile), 2, k), np.zeros(4, np.int32)),
             "base": tables.base.astype(np.int16),
             "trits": _pad(_trits(profile), 3, k),
             "offsets": _pad(_offsets(profile), 2, k),
@@ -170,9 +174,9 @@ def _members(profile: Profile, tiling: Tiling) -> np.ndarray:
     """int64 `[2, n]`: the channels of each pair within a block; -1 for padding."""
     rotary, head_dim = profile.layout.rotary, profile.layout.head_dim
     half = 0 if rotary is None else len(rotary.inv_freq)
-    turning = np.arange(2 * half)
     neighbours = rotary is not None and rotary.pairing == "neighbours"
-    turning = turning.reshape(-1, 2).T if neighbours else turning.reshape(2, -1)
+    channels = np.arange(2 * half)
+    turning = channels.reshape(-1, 2).T if neighbours else channels.reshape(2, -1)
     rest = np.arange(2 * half, head_dim + (head_dim % 2)).reshape(2, -1)
     in_head = np.concatenate((turning, rest), axis=1)
     width = profile.transform.pieces.shape[1]
@@ -207,6 +211,17 @@ def _alphabets(profile: Profile) -> np.ndarray:
     return np.stack((np.maximum(profile.tables.start, 0), largest | steps << 8), -1).astype(
         np.int32
     )
+
+
+def _spans(profile: Profile) -> np.ndarray:
+    """Zeros where there are more than `SMALL` symbols."""
+    tables = profile.tables
+    symbols = 2 * tables.largest.astype(np.int64)[..., None] + 2
+    nth = np.arange(1, SMALL + 1)
+    at = np.maximum(tables.start[..., None], 0) + np.minimum(nth, symbols)
+    counts = tables.base.astype(np.int32)[:, np.minimum(at, tables.base.shape[1] - 1)]
+    counts = np.where((symbols <= SMALL) & (tables.start[..., None] >= 0), counts, 0)
+    return counts[..., ::2] | counts[..., 1::2] << 16
 
 
 def _trits(profile: Profile) -> np.ndarray:

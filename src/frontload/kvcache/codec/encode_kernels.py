@@ -15,7 +15,14 @@ import numpy as np
 
 from frontload.kvcache.codec.entropy import LOW, encode_rows
 from frontload.kvcache.codec.jit import kernel
-from frontload.kvcache.codec.lanes import i32, load_i32, store_i32, u32
+from frontload.kvcache.codec.lane_memory import (
+    load_i32,
+    store_i32,
+)
+from frontload.kvcache.codec.lanes import (
+    i32,
+    u32,
+)
 from frontload.kvcache.profile import LANES
 
 BIAS = 1 << 20  # makes integers positive, a multiple of 3 of it too; |q| stays below

@@ -19,18 +19,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from frontload.kvcache.codec.jit import kernel
-from frontload.kvcache.codec.lanes import (
+from frontload.kvcache.codec.lane_memory import (
     compress,
-    count,
     expand,
-    first,
-    i32,
     load_i32,
     load_u32,
-    quotient,
-    select,
     store_i32,
     store_u32,
+)
+from frontload.kvcache.codec.lanes import (
+    count,
+    first,
+    i32,
+    quotient,
+    select,
     total,
     u16,
     u32,

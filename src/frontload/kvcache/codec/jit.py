@@ -14,7 +14,10 @@ from typing import Any
 
 from numba import njit
 
-FILES = ("jit.py", "lanes.py", "entropy.py", "kernels.py", "encode_kernels.py")
+FILES = (
+    "jit.py", "lanes.py", "lane_memory.py", "entropy.py", "tile_kernels.py", "kernels.py",
+    "encode_kernels.py",
+)  # fmt: skip
 
 
 def stamp(folder: Path, files: Sequence[str] = FILES) -> str:

@@ -9,6 +9,8 @@ justify.
 Arithmetic, shifts, comparisons and `&`, `|` work on two vectors of one kind, or a vector and a
 number. A comparison gives a `MASK`. `u16`, `u32`, `i32` and `real` convert.
 
+Loads and stores are in `lane_memory`.
+
 Why: measured on one AVX-512 core, decoding with loops over lanes in small arrays reached 0.4 to
 0.7 Gi symbols a second; with vectors held in registers, 1 to 2.
 """
@@ -68,7 +70,8 @@ U16, U32, I32 = Lanes(types.uint16), Lanes(types.uint32), Lanes(types.int32)
 F32, MASK = Lanes(types.float32), Lanes(types.boolean)
 
 
-def _in_all_lanes(builder: Any, value: Any, vector: ir.VectorType) -> Any:
+def in_all_lanes(builder: Any, value: Any, vector: ir.VectorType) -> Any:
+    """One number in all lanes."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(INDEX, 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INDEX, LANES), None))
@@ -77,14 +80,22 @@ def _in_all_lanes(builder: Any, value: Any, vector: ir.VectorType) -> Any:
 def _operand(context: Any, builder: Any, value: Any, given: types.Type, kind: Lanes) -> Any:
     if isinstance(given, Lanes):
         return value
-    return _in_all_lanes(builder, context.cast(builder, value, given, kind.element), kind.vector)
+    return in_all_lanes(builder, context.cast(builder, value, given, kind.element), kind.vector)
 
 
-def _resized(builder: Any, value: Any, bits: int, signed: bool, kind: Lanes) -> Any:
+def resized(builder: Any, value: Any, bits: int, signed: bool, kind: Lanes) -> Any:
+    """A vector of integers of `bits` in lanes of `kind`; wider ones keep their lowest bits."""
     assert not kind.real or bits == kind.bits
     if bits < kind.bits:
         return (builder.sext if signed else builder.zext)(value, kind.vector)
     return builder.trunc(value, kind.vector) if bits > kind.bits else value
+
+
+def call(builder: Any, name: str, returns: Any, args: list[Any]) -> Any:
+    """Call an LLVM intrinsic."""
+    kind = ir.FunctionType(returns, [arg.type for arg in args])
+    known = builder.module.globals.get(name)
+    return builder.call(known or ir.Function(builder.module, kind, name), args)
 
 
 def _common_kind(args: tuple[types.Type, ...]) -> Lanes | None:
@@ -151,7 +162,7 @@ def _converter(kind: Lanes) -> Any:
         def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             given = sig.args[0]
             if isinstance(given, Lanes):
-                return _resized(builder, args[0], given.bits, given.signed, kind)
+                return resized(builder, args[0], given.bits, given.signed, kind)
             return _operand(context, builder, args[0], given, kind)
 
         return signature(kind, value), build
@@ -227,7 +238,7 @@ def total(typing: Any, vector: Any) -> Any:
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         wide = ir.VectorType(ir.IntType(64), LANES)
-        return _call(
+        return call(
             builder,
             "llvm.vector.reduce.add.v32i64",
             ir.IntType(64),
@@ -251,118 +262,3 @@ def quotient(typing: Any, dividend: Any, divisor: Any) -> Any:
         return builder.fptoui(builder.fdiv(left, right), U32.vector)
 
     return signature(U32, dividend, divisor), build
-
-
-def _call(builder: Any, name: str, returns: Any, args: list[Any]) -> Any:
-    kind = ir.FunctionType(returns, [arg.type for arg in args])
-    known = builder.module.globals.get(name)
-    return builder.call(known or ir.Function(builder.module, kind, name), args)
-
-
-def _element(context: Any, builder: Any, kinds: Any, args: Any) -> tuple[Any, int]:
-    """Pointer to `array[index]`, the first two of `args`, and the element's bits."""
-    array = context.make_array(kinds[0])(context, builder, args[0])
-    index = context.cast(builder, args[1], kinds[1], types.intp)
-    return builder.gep(array.data, [index]), kinds[0].dtype.bitwidth
-
-
-@intrinsic
-def dot(typing: Any, sums: Any, array: Any, index: Any, factors: Any, which: Any) -> Any:
-    """I32 `sums` + sum over i = 0, 1 of `array[index + 2 lane + i]` times the i-th int16 half of
-    `factors[which]`, which all lanes share.
-
-    LLVM knows this shape: with AVX-512 VNNI it is one instruction for 16 lanes.
-    """
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        narrow, wide = (ir.VectorType(ir.IntType(bits), 2 * LANES) for bits in (16, 32))
-        pointer, bits = _element(context, builder, sig.args[1:3], args[1:3])
-        assert bits == 16
-        left = builder.load(builder.bitcast(pointer, narrow.as_pointer()), align=2)
-        pointer, bits = _element(context, builder, sig.args[3:5], args[3:5])
-        assert bits == 32
-        both = _in_all_lanes(builder, builder.load(pointer), I32.vector)
-        right = builder.sext(builder.bitcast(both, narrow), wide)
-        products = builder.mul(builder.sext(left, wide), right)
-        even, odd = (
-            builder.shuffle_vector(
-                products,
-                ir.Constant(wide, ir.Undefined),
-                ir.Constant(ir.VectorType(INDEX, LANES), list(range(i, 2 * LANES, 2))),
-            )
-            for i in (0, 1)
-        )
-        return builder.add(args[0], builder.add(even, odd))
-
-    return signature(I32, sums, array, index, factors, which), build
-
-
-def _load_and_store(kind: Lanes) -> tuple[Any, Any]:
-    @intrinsic
-    def load(typing: Any, array: Any, index: Any) -> Any:
-        def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            pointer, bits = _element(context, builder, sig.args, args)
-            memory = Lanes(sig.args[0].dtype)
-            value = builder.load(
-                builder.bitcast(pointer, memory.vector.as_pointer()), align=bits // 8
-            )
-            return _resized(builder, value, bits, memory.signed, kind)
-
-        return signature(kind, array, index), build
-
-    @intrinsic
-    def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
-        def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            pointer, bits = _element(context, builder, sig.args, args)
-            memory = Lanes(sig.args[0].dtype)
-            value = _resized(builder, args[2], kind.bits, kind.signed, memory)
-            builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=bits // 8)
-            return context.get_dummy_value()
-
-        return signature(types.void, array, index, kind), build
-
-    return load, store
-
-
-# Of and to a one-dimensional contiguous array from `index` on; integers there of any width.
-load_u32, store_u32 = _load_and_store(U32)
-load_i32, store_i32 = _load_and_store(I32)
-load_f32, store_f32 = _load_and_store(F32)
-
-
-@intrinsic
-def expand(typing: Any, array: Any, index: Any, mask: Any) -> Any:
-    """16-bit elements from `array[index]` on, given to the lanes of the mask in order; others 0."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer, bits = _element(context, builder, sig.args, args)
-        assert bits == 16
-        memory = ir.VectorType(ir.IntType(16), LANES)
-        return _call(
-            builder,
-            "llvm.masked.expandload.v32i16",
-            memory,
-            [pointer, args[2], ir.Constant(memory, None)],
-        )
-
-    return signature(U16, array, index, mask), build
-
-
-@intrinsic
-def compress(typing: Any, array: Any, index: Any, mask: Any, value: Any) -> Any:
-    """Store the lanes of the mask, lowest 16 bits, one after another from `array[index]` on."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer, bits = _element(context, builder, sig.args, args)
-        assert bits == 16
-        kind = sig.args[3]
-        words = _resized(builder, args[3], kind.bits, kind.signed, U16)
-        _call(
-            builder,
-            "llvm.masked.compressstore.v32i16",
-            ir.VoidType(),
-            [words, pointer, args[2]],
-        )
-        return context.get_dummy_value()
-
-    return signature(types.void, array, index, mask, value), build

@@ -7,12 +7,13 @@ up: profiles that the format cannot carry, which are refused by name.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 
 from frontload.kvcache.codec.entropy import GAIN_UNIT, Book
-from frontload.kvcache.codec.kernels import Basis, Turn
 from frontload.kvcache.codec.quantize import coarser
+from frontload.kvcache.codec.tile_kernels import Basis, Turn
 from frontload.kvcache.profile import LANES, TABLE_TOTAL, Profile
 
 ESCAPE_LIMIT = (1 << 15) - 1  # an escape is an i16
@@ -34,16 +35,18 @@ class Prepared:
         Raises:
             ValueError: the format cannot carry what the profile asks for.
         """
-        found = _prepared.pop(profile.id, None)
-        if found is None:
-            found = _prepare(profile)
-        _prepared[profile.id] = found  # the youngest is last
-        while len(_prepared) > KEPT:
-            _prepared.pop(next(iter(_prepared)), None)
+        with _lock:
+            found = _prepared.pop(profile.id, None)
+            if found is None:
+                found = _prepare(profile)
+            _prepared[profile.id] = found  # the youngest is last
+            while len(_prepared) > KEPT:
+                del _prepared[next(iter(_prepared))]
         return found
 
 
 _prepared: dict[bytes, Prepared] = {}
+_lock = Lock()
 
 
 def turn_of(profile: Profile, start: int, num_tokens: int) -> Turn:

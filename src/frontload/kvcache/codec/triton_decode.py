@@ -20,16 +20,19 @@ reconstruction points, cut into bytes. The inverse transform is then an exact in
 tensor cores (bytes times bytes, int32 sums), and scaling, mean, rotation, rounding and scatter
 happen on its result in registers.
 
-What limits it. Entropy decoding is a chain: one component of one depth takes a few hundred cycles
-of latency (table, word, table ...) and about 60 instructions a warp. An SM issues four warps at a
-time, so it is saturated at roughly 15 cycles a component of 32 tokens if enough warps are in
-flight, and latency-bound below: chunks x groups x stripes should be at least 16 warps for each of
-the GPU's SMs (2,000 on an H200: 32 chunks of 256 tokens in 64 stripes; fewer chunks want more
-stripes). At one symbol a value, 100 GB/s are 148 cycles a component and SM, 400 GB/s are 37. The
-product costs 4 (6 where points need three bytes) x 2 x live operations a value, some 200 int8 TOPS
-at 400 GB/s; its table (33 MB for 65,536 channels in blocks of 256) streams from L2, where `rows`
-chunks share each read. The head stream of a context's first tokens is one warp a group and runs
-beside the rest on a stream of its own.
+What limits it (counted in the machine code for an H200, not measured). Entropy decoding: a warp
+spends about 70 instructions on a trit of 32 tokens, 140 on an integer at its birth, 30 more at the
+last depth; an SM issues four warp instructions a cycle. At the finest level of an 8B model's shape
+(1.25 symbols and 134 live components a value) that is 5 instructions of a warp a value, the product
+adds 1.5 and its epilogue 1: about 250 GB/s if every issue slot were used; a level of 0.35 symbols
+a value needs 3, which is 600 GB/s. Using the slots takes warps: a component is a chain of a few
+hundred cycles (counts, word, counts ...) for the warp that decodes it, so chunks x groups x stripes
+should be 16 or more for each SM (2,000 on an H200: 32 chunks of 256 tokens in 64 stripes; fewer
+chunks want more stripes). Registers (128 a thread) allow 16 warps an SM. The inverse (33 MB as
+int16 for 65,536 channels in blocks of 256) streams from L2; jobs of one stripe are neighbours so
+that they share it, and `rows` chunks in one program share each read. The head stream of a context's
+first tokens is one warp a group, all blocks one after another: some 10 ms at an 8B model's shape,
+beside the rest on a stream of its own. It is the floor of short contexts.
 """
 
 from __future__ import annotations
@@ -174,8 +177,8 @@ def _enqueue(
     strides = out.stride()
     decode_chunks[(programs,)](
         chunks.data, jobs.jobs, jobs.streams, jobs.row_table, tables.order, status,
-        tables.live, tables.alphabets, tables.base, tables.trits, tables.offsets, tables.limits,
-        tables.weights, tables.means, tables.scales, tables.frequency, angles,
+        tables.live, tables.alphabets, tables.spans, tables.base, tables.trits, tables.offsets,
+        tables.limits, tables.weights, tables.means, tables.scales, tables.frequency, angles,
         tables.places((*strides[:3], strides[4])), out.view(torch.int16),
         jobs.row_table if pages is None else pages, states, integers, planes,
         num_jobs, depths, profile.head_depth if jobs.head else 0, profile.num_blocks,

@@ -7,6 +7,7 @@ rANS runs backwards: depths, blocks, tiles and components are taken last to firs
 escapes fill their buffers from the end. A program is one warp and codes one stream.
 """
 
+# mypy: disallow-untyped-defs=False, disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import triton
@@ -80,9 +81,9 @@ def encode_streams(
     at = tl.zeros_like(lane)
     escaped = tl.zeros_like(lane)
     gain = tl.zeros_like(lane)
-    for i in range(0, end_depth - first_depth):
+    for i in range(end_depth - first_depth):
         depth = end_depth - 1 - i
-        for j in range(0, num_coded):
+        for j in range(num_coded):
             block = tl.load(order + first_block + num_coded - 1 - j)
             here = block * num_depths + depth
             born = tl.load(live + here + block)
@@ -90,14 +91,14 @@ def encode_streams(
             entries = trits + ((table_set * num_blocks + block) * num_depths + depth) * (2 * K)
             gains = trit_gain + here * (8 * K)
             shapes = alphabets + block * (2 * K)
-            for tile in range(0, tiles):
+            for tile in range(tiles):
                 token = first_token + (tiles - 1 - tile) * LANES + lane
                 active = token < last_token
                 source = integers + block * (size * num_tokens) + token
-                for n in range(0, num_live - born):
+                for n in range(num_live - born):
                     k = num_live - 1 - n
                     q = tl.load(source + k * num_tokens, mask=active, other=0)
-                    for _ in range(0, num_depths - 1 - depth):
+                    for _ in range(num_depths - 1 - depth):
                         q = _coarser(q)
                     start = tl.load(shapes + 2 * k)
                     largest = tl.load(shapes + 2 * k + 1) & 255
@@ -111,10 +112,10 @@ def encode_streams(
                     more = tl.load(base_gain + symbol).to(tl.int32)
                     gain += tl.where(active, more, 0)
                     state, at = _pushed(state, low, high, active, words, at, bit)
-                for n in range(0, born):
+                for n in range(born):
                     k = born - 1 - n
                     q = tl.load(source + k * num_tokens, mask=active, other=0)
-                    for _ in range(0, num_depths - 1 - depth):
+                    for _ in range(num_depths - 1 - depth):
                         q = _coarser(q)
                     coarse = _coarser(q)
                     trit = q - 3 * coarse

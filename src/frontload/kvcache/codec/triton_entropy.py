@@ -4,10 +4,11 @@ Guarantees: integers are those of `entropy`; every load is masked by a stream's 
 that damage costs a status, never an address. Gives up: being called from Python.
 
 Vectors are `[ROWS, 32]`: a warp for each of ROWS chunks that are decoded side by side from the same
-blocks, a thread for each token of the tile. A lane's integer in scratch is touched by its own
-thread alone until a barrier.
+blocks, a thread for each token of the tile. There are as many threads as elements, so a lane's
+integer in scratch is touched by its own thread alone until a barrier.
 """
 
+# mypy: disallow-untyped-defs=False, disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import triton
@@ -64,6 +65,43 @@ def _searched(slot, active, base, steps, num_symbols):
 
 
 @triton.jit
+def _spelled(q, is_escape, escapes, at, num_escapes, bit):
+    """Integers with escapes in their place, and the escape queue's new position."""
+    before, count = in_order(is_escape, bit)
+    own = at + before
+    far = tl.load(escapes + own, mask=is_escape & (own < num_escapes), other=0)
+    return tl.where(is_escape, far.to(tl.int32), q), at + count
+
+
+@triton.jit
+def _passed(count, following, slot, symbol, low, high):
+    """One step of a search that compares with every count."""
+    above = slot >= count
+    symbol += tl.where(above, 1, 0)
+    return symbol, tl.where(above, count, low), tl.where(above, following, high)
+
+
+@triton.jit
+def _compared(slot, spans_a, spans_b, spans_c, spans_d):
+    """Symbol of an alphabet of at most 8, whose counts 1 to 8 are in pairs of 16 bits.
+
+    No address depends on the slot, so that the counts are there before the state is.
+    """
+    a, b = spans_a & 0xFFFF, spans_a >> 16
+    c, d = spans_b & 0xFFFF, spans_b >> 16
+    e, f = spans_c & 0xFFFF, spans_c >> 16
+    g, h = spans_d & 0xFFFF, spans_d >> 16
+    symbol = tl.zeros_like(slot)
+    symbol, low, high = _passed(a, b, slot, symbol, tl.zeros_like(slot), a)
+    symbol, low, high = _passed(b, c, slot, symbol, low, high)
+    symbol, low, high = _passed(c, d, slot, symbol, low, high)
+    symbol, low, high = _passed(d, e, slot, symbol, low, high)
+    symbol, low, high = _passed(e, f, slot, symbol, low, high)
+    symbol, low, high = _passed(f, g, slot, symbol, low, high)
+    return _passed(g, h, slot, symbol, low, high)
+
+
+@triton.jit
 def _keep(
     q, k, index, active, offsets, limits, integers, planes, ROWS: tl.constexpr,
     PLANE: tl.constexpr, POINT_BYTES: tl.constexpr, LAST: tl.constexpr,
@@ -90,7 +128,7 @@ def _keep(
 @triton.jit
 def decode_depth(
     data, stream, states, state_row, block, depth, active, index, lane,
-    live, alphabets, base, trits, offsets, limits, integers, planes,
+    live, alphabets, spans, base, trits, offsets, limits, integers, planes,
     num_blocks, num_depths, num_entries,
     ROWS: tl.constexpr, K: tl.constexpr, POINT_BYTES: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
@@ -147,22 +185,36 @@ def decode_depth(
 
     alphabets += block * (2 * K)
     base += table_set * num_entries
+    spans += (table_set * num_blocks + block) * (4 * K)
+    first = born * 4
+    a, b = tl.load(spans + first), tl.load(spans + first + 1)
+    c, d = tl.load(spans + first + 2), tl.load(spans + first + 3)
+    shape = tl.load(alphabets + 2 * born + 1)
     for k in range(born, num_live):
-        start = tl.load(alphabets + 2 * k)
-        shape = tl.load(alphabets + 2 * k + 1)
+        # As above; tables have a component more at their end.
+        ahead = spans + 4 * (k + 1)
+        next_a, next_b = tl.load(ahead), tl.load(ahead + 1)
+        next_c, next_d = tl.load(ahead + 2), tl.load(ahead + 3)
+        next_shape = tl.load(alphabets + 2 * k + 3)
         largest, steps = shape & 255, shape >> 8
         slot = (state & 4095).to(tl.int32)
-        symbol, low, high = _searched(slot, active, base + start, steps, 2 * largest + 2)
+        if steps <= 3:
+            symbol, low, high = _compared(slot, a, b, c, d)
+        else:
+            counts_at = base + tl.load(alphabets + 2 * k)
+            symbol, low, high = _searched(slot, active, counts_at, steps, 2 * largest + 2)
         state, at = _advanced(state, low, high, active, words, at, num_words, bit)
-        is_escape = active & (symbol == 2 * largest + 1)
-        before, count = in_order(is_escape, bit)
-        own = escaped + before
-        far = tl.load(escapes + own, mask=is_escape & (own < num_escapes), other=0).to(tl.int32)
-        escaped += count
-        q = tl.where(is_escape, far, symbol - largest)
+        q = symbol - largest
+        is_escape = active & (q > largest)
+        if ROWS > 1:
+            q, escaped = _spelled(q, is_escape, escapes, escaped, num_escapes, bit)
+        else:  # a single warp can branch without asking others
+            if tl.sum(tl.sum(tl.where(is_escape, 1, 0), axis=1), axis=0) > 0:
+                q, escaped = _spelled(q, is_escape, escapes, escaped, num_escapes, bit)
         bad |= _keep(
             q, k, index, active, offsets, limits, integers, planes, ROWS, PLANE, POINT_BYTES, LAST
         )
+        a, b, c, d, shape = next_a, next_b, next_c, next_d, next_shape
 
     tl.store(states + index, state.to(tl.int32, bitcast=True))
     tl.store(states + state_row + index, at)

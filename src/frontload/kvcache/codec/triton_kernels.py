@@ -5,6 +5,7 @@ and store is masked by declared sizes. Gives up: being called directly; the laun
 the shapes.
 """
 
+# mypy: disallow-untyped-defs=False, disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import triton
@@ -77,7 +78,7 @@ def rebuild(
     ROWS: tl.constexpr, K: tl.constexpr, PAIRS: tl.constexpr, COMPONENTS: tl.constexpr,
     POINT_BYTES: tl.constexpr, PAGED: tl.constexpr, TURNED: tl.constexpr,
 ):  # fmt: skip
-    """Points of a tile to values in the cache: multiply, scale, add the mean, turn, round, store."""
+    """Points of a tile to values in the cache: multiply, scale, add, turn, round, store."""
     M: tl.constexpr = ROWS * LANES
     rows = tl.arange(0, M)
     row = row_table + (rows // LANES) * ROW_FIELDS
@@ -123,10 +124,14 @@ def rebuild(
         tl.store(to[:, None] + b_place, to_bf16(b), mask=valid[:, None] & (b_place >= 0))
 
 
-@triton.jit
+# Triton compiles anew for integers that are 1 or multiples of 16, unless told that nothing is won.
+COUNTS = ("num_jobs", "num_streams", "head_shift", "shift", "integer_blocks", "num_entries")
+
+
+@triton.jit(do_not_specialize=COUNTS)
 def decode_chunks(
     data, jobs, streams, row_table, order, status,
-    live, alphabets, base, trits, offsets, limits, weights, means, scales, frequency,
+    live, alphabets, spans, base, trits, offsets, limits, weights, means, scales, frequency,
     angles, places, out, pages, states, integers, planes,
     num_jobs, num_streams, head_shift, num_blocks, num_depths, num_entries, num_pairs, num_angles,
     row_stride, shift, integer_blocks,
@@ -184,8 +189,8 @@ def decode_chunks(
                     bad |= decode_depth(
                         data, mine + stream * (ROWS * STREAM_FIELDS), states + stream * (3 * M),
                         M, block, depth, active, index, lane,
-                        live, alphabets, base, trits, offsets, limits, integers + i * (K * M),
-                        planes, num_blocks, num_depths, num_entries,
+                        live, alphabets, spans, base, trits, offsets, limits,
+                        integers + i * (K * M), planes, num_blocks, num_depths, num_entries,
                         ROWS, K, POINT_BYTES, False,
                     )  # fmt: skip
         for i in range(job_blocks):
@@ -198,7 +203,7 @@ def decode_chunks(
                         bad |= decode_depth(
                             data, mine + depth * (ROWS * STREAM_FIELDS), states + depth * (3 * M),
                             M, block, depth, active, index, lane,
-                            live, alphabets, base, trits, offsets, limits, own_integers,
+                            live, alphabets, spans, base, trits, offsets, limits, own_integers,
                             planes, num_blocks, num_depths, num_entries,
                             ROWS, K, POINT_BYTES, False,
                         )  # fmt: skip
@@ -206,7 +211,7 @@ def decode_chunks(
                 bad |= decode_depth(
                     data, mine + stream * (ROWS * STREAM_FIELDS), states + stream * (3 * M),
                     M, block, deepest, active, index, lane,
-                    live, alphabets, base, trits, offsets, limits, own_integers,
+                    live, alphabets, spans, base, trits, offsets, limits, own_integers,
                     planes, num_blocks, num_depths, num_entries,
                     ROWS, K, POINT_BYTES, True,
                 )  # fmt: skip

@@ -1,8 +1,7 @@
 """A second decoder of KV chunks, written from docs/kv-container.md alone.
 
-It imports nothing of this package and is slow: Python integers for entropy decoding, NumPy for the
-rest. It reads well-formed objects of every level; where the document says that something must hold,
-it raises ValueError.
+It imports nothing of this package and is slow. Where the document says that something must hold, it
+raises ValueError.
 """
 
 from __future__ import annotations

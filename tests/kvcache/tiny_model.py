@@ -15,7 +15,20 @@ from frontload.model.checkpoint import save_model
 from frontload.model.config import TokenizerConfig
 from frontload.model.tokenizer import train_tokenizer
 
-WORDS = "the cache of a context is kept for the next reader and read again later ".split()
+WORDS = [
+    "the",
+    "cache",
+    "of",
+    "a",
+    "context",
+    "is",
+    "kept",
+    "for",
+    "the",
+    "next",
+    "reader",
+    "later",
+]
 
 
 def save_tiny_model_with_profile(directory: Path, *, profile: bool = True) -> None:

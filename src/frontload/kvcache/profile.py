@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from frontload.atomic import replacing
 from frontload.kvcache.layout import CacheLayout
@@ -170,9 +170,9 @@ class Profile:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        meta = {**self._identity(), **self._measured(), "id": self.id.hex()}
+        text = json.dumps({**self._identity(), **self._measured(), "id": self.id.hex()})
         with replacing(path) as unfinished:
-            save_file(self._arrays(), unfinished, {FORMAT: json.dumps(meta)})
+            unfinished.write_bytes(save(self._arrays(), {FORMAT: text, "sha256": _sha256(text)}))
 
     @staticmethod
     def load(path: Path) -> Profile:
@@ -185,16 +185,21 @@ class Profile:
             raise ValueError(f"{path}: no such profile; `frontload kv calibrate` makes one")
         try:
             with safe_open(path, "np") as file:
-                meta = json.loads((file.metadata() or {}).get(FORMAT, "null"))
+                described = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path}: not a readable KV profile ({error})") from error
-        if meta is None:
+        if FORMAT not in described:
             raise ValueError(f"{path}: a safetensors file, but not a KV profile")
-        if not isinstance(meta, dict) or meta.get("version") != VERSION:
-            found = meta.get("version") if isinstance(meta, dict) else meta
+        if _sha256(described[FORMAT]) != described.get("sha256"):
             raise ValueError(
-                f"{path}: profile version {found}, this frontload reads {VERSION}; calibrate again"
+                f"{path}: damaged (its description does not match its checksum); calibrate again"
+            )
+        meta = json.loads(described[FORMAT])
+        if meta["version"] != VERSION:
+            raise ValueError(
+                f"{path}: profile version {meta['version']}, this frontload reads {VERSION}; "
+                "calibrate again"
             )
         try:
             profile = _from_parts(meta, arrays)
@@ -233,6 +238,10 @@ class Profile:
                 array = getattr(room, field.name)
                 arrays[f"{type(room).__name__.lower()}.{field.name}"] = np.ascontiguousarray(array)
         return arrays
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Profile:

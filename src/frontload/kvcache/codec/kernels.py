@@ -96,18 +96,9 @@ def decode_head(
     scratch = make_scratch(basis)
     for b in range(len(blocks)):
         if not reconstruct_tile(
-            blocks[b],
-            covered - 1,
-            ZERO[0],
-            head,
-            start,
-            integers[b],
-            book,
-            basis,
-            turn,
-            scratch,
+            blocks[b], covered - 1, ZERO[0], head, start, integers[b], book, basis, turn, scratch,
             out,
-        ):
+        ):  # fmt: skip
             return TOO_WIDE
     return GOOD
 

@@ -220,3 +220,13 @@ def test_settings_know_their_keys_and_ranges() -> None:
 def test_the_attention_metric_names_what_a_model_lacks() -> None:
     with pytest.raises(ValueError, match="use 'fisher'"):
         calibrate(build("phi"), [context(0), context(1)], CalibrationSettings(metric="attention"))
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "gemma3", "gpt2"])
+def test_models_with_states_windows_or_learned_positions_are_calibrated(kind: str) -> None:
+    found = calibrate(
+        build(kind),
+        [context(seed) for seed in range(4)],
+        CalibrationSettings(block_channels=64, groups=1, finest=1, draws=1, target_kl=0.001),
+    )
+    assert found.levels[1].kl < found.levels[0].kl

@@ -54,7 +54,7 @@ class CalibrationSettings(Strict):
     step: Annotated[float, Field(gt=0)] | None = None  # of depth 0; None: found for `target_kl`
     target_kl: Annotated[float, Field(gt=0)] = 0.03  # of depth 0, nats a scored token
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25  # share of the contexts
-    draws: Annotated[int, Field(ge=1)] = 4  # of labels, a context
+    draws: Annotated[int, Field(ge=1)] = 4  # probes of the loss a context
     sample_values: Annotated[int, Field(ge=1)] = 2**28  # kept to count symbols on
     seed: int = 0
     metric: Metric = "fisher"

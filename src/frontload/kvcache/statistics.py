@@ -88,9 +88,9 @@ def collect(
         contexts: at least one; predictions marked as scored give the gradients.
         layout: of the cache; keys are taken without the rotary embedding that it names.
         shapes: groupings that need moments.
-        draws: of labels for each context; 0 leaves gradients out.
+        draws: probes of each context.
         sample_values: how many values to keep at most.
-        seed: of the labels.
+        seed: of the probes.
         on_progress: is told of each context.
     """
     generator = torch.Generator().manual_seed(seed)

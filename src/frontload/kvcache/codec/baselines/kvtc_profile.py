@@ -52,7 +52,7 @@ class KVTCSettings:
     window: int = 128
     budgets: tuple[float, ...] = (0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
     scales: Literal["token", "group"] = "token"
-    group_sizes: tuple[int, ...] = (16, 64, 256)
+    group_sizes: tuple[int, ...] = (8, 16, 32, 64)
     split: Literal["joint", "equal"] = "joint"
     max_rank: int = 4096
 

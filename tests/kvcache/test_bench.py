@@ -93,14 +93,14 @@ def test_rounds_of_an_idempotent_codec_all_cost_the_same(suite: Suite) -> None:
     assert later == [first, first]
 
 
-def test_reports_show_every_codec_and_leave_a_dash_where_there_is_nothing(suite: Suite) -> None:
+def test_reports_show_every_codec_and_say_where_a_loss_is_not_reached(suite: Suite) -> None:
     points = sweep(model(), Cleared(), suite)
     console = Console(width=160, record=True, file=None, quiet=True)
     for table in (bits_table(points, TARGETS), points_table(points, "recall")):
         assert "cleared" in "".join(str(cell) for cell in table.columns[0].cells)
         console.print(table)
     unreached = bits_table(points, dict.fromkeys(TARGETS, 1e9))
-    assert list(unreached.columns[1].cells) == ["–"]
+    assert next(iter(unreached.columns[1].cells)).startswith("< 16.")
     rows = as_json(points)
     assert len(rows) == 9
     assert set(rows[1]["accuracy_by_kind"]) == {"key-values", "multi-key", "variable-chains"}

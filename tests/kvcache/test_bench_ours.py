@@ -117,5 +117,5 @@ def test_every_variant_differs_from_the_whole_in_one_setting() -> None:
 def test_a_held_out_run_that_is_too_short_is_refused(
     profile: Profile, runs: list[KVTensors]
 ) -> None:
-    with pytest.raises(ValueError, match="longer than 256 tokens"):
+    with pytest.raises(ValueError, match="give runs of 264 tokens"):
         overheads(profile, runs, runs)

@@ -1,7 +1,7 @@
 import dataclasses
 
 from frontload.kvcache.codec.cachegen_quantize import PUBLISHED, CacheGenSettings
-from frontload.kvcache.codec.cachegen_search import ANY, WITH_ANCHORS, best, search
+from frontload.kvcache.codec.cachegen_search import ANY, BEST, DIRECT, WITH_ANCHORS, best, search
 
 
 def _bits(settings: CacheGenSettings) -> float | None:
@@ -33,3 +33,12 @@ def test_a_level_set_goes_with_its_unit_and_anchors_can_only_be_left_out_on_requ
     freely = search(lambda settings: 1.0 + settings.group_tokens, moves=ANY)
     assert best(freely).settings.group_tokens == 0
     assert set(WITH_ANCHORS) == set(ANY)
+
+
+def test_what_was_found_lies_within_what_is_searched():
+    for settings, moves in ((BEST, WITH_ANCHORS), (DIRECT, ANY)):
+        for alternatives in moves.values():
+            assert any(
+                all(getattr(settings, name) == value for name, value in change.items())
+                for change in alternatives
+            )

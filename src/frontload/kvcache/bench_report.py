@@ -23,6 +23,7 @@ from frontload.kvcache.quality import Quality, summarize
 from frontload.kvcache.rates import Point, Saving, bits_at, saving
 
 DASH = "–"
+OURS, OURS_COLOR = "frontload", "black"
 _LEAST_KL = 1e-5  # of the plot: bf16's own rounding is below
 
 
@@ -49,13 +50,23 @@ def bits_table(
             continue  # `lossless_table` has those
         for domain, kl in targets.items():
             found = domains.get(domain, [])
-            cell = _number(bits_at(found, kl) if found else None)
+            cell = _bits(found, kl)
             rival = grouped.get(ours, {}).get(domain) if ours and name != ours else None
             if rival and found:
                 cell += _bracket(saving(rival, found, kl))
             cells.append(cell)
         table.add_row(name, *cells)
     return table
+
+
+def _bits(points: Sequence[Point], kl: float) -> str:
+    """Bits at that loss, or on which side of all levels they lie."""
+    bits = bits_at(points, kl) if points else None
+    if bits is not None or not points:
+        return _number(bits)
+    rates = [point.bits_per_value for point in points]
+    too_lossy = all(point.quality.kl > kl for point in points)
+    return f"> {max(rates):.2f}" if too_lossy else f"< {min(rates):.2f}"
 
 
 def _number(bits: float | None) -> str:
@@ -256,10 +267,20 @@ def plot(points: Sequence[Point], targets: Mapping[str, float], *, title: str) -
 def _line(panel: Any, points: Sequence[Point], name: str, index: int) -> None:
     if not points:
         return
-    ordered = sorted(points, key=lambda point: point.bits_per_value)
-    bits = [point.bits_per_value for point in ordered]
-    losses = np.maximum([point.quality.kl for point in ordered], _LEAST_KL)
+    color = OURS_COLOR if name == OURS else f"C{index % 10}"
     marker = "osD^vP*X"[index // 10 % 8]
-    panel.plot(
-        bits, losses, marker=marker, markersize=3, linewidth=1.2, label=name, color=f"C{index % 10}"
-    )
+    for lossy in (True, False):  # lossless levels stand alone on the axis below
+        chosen = [point for point in points if (point.quality.kl > 0) == lossy]
+        chosen.sort(key=lambda point: point.bits_per_value)
+        bits = [point.bits_per_value for point in chosen]
+        losses = np.maximum([point.quality.kl for point in chosen], _LEAST_KL)
+        panel.plot(
+            bits,
+            losses,
+            marker=marker,
+            markersize=3,
+            linewidth=2.2 if name == OURS else 1.0,
+            zorder=3 if name == OURS else 2,
+            label=name if lossy == bool(points[0].quality.kl) else None,
+            color=color,
+        )

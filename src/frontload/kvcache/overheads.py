@@ -17,6 +17,7 @@ from frontload.kvcache.codec import tables
 from frontload.kvcache.codec.chunk import encode_chunk
 from frontload.kvcache.codec.quantize import integers
 from frontload.kvcache.layout import KVTensors
+from frontload.kvcache.levels import MOST_HEAD_TOKENS
 from frontload.kvcache.profile import Profile
 
 CHUNK_TOKENS = 256
@@ -49,11 +50,12 @@ def overheads(
     """Measure on `held_out`; `other` is fitted on its first half and measured on its second.
 
     Raises:
-        ValueError: no held-out run goes beyond its first 256 tokens.
+        ValueError: no held-out run has 256 tokens beyond its head.
     """
-    chunks = [c for run in held_out for c in run.chunks(CHUNK_TOKENS)[1:] if c.num_tokens > 1]
+    cut = (c for run in held_out for c in _beyond_head(run).chunks(CHUNK_TOKENS))
+    chunks = [chunk for chunk in cut if chunk.num_tokens == CHUNK_TOKENS]
     if not chunks:
-        raise ValueError(f"held_out: give runs longer than {CHUNK_TOKENS} tokens")
+        raise ValueError(f"held_out: give runs of {CHUNK_TOKENS + MOST_HEAD_TOKENS} tokens")
     files = 8 * sum(len(encode_chunk(profile, chunk, exact=False).data) for chunk in chunks)
     integer = _integers(profile, chunks)
     nested = tables.code_lengths(profile.tables, integer).sum()
@@ -104,6 +106,10 @@ def _births(profile: Profile) -> NDArray[np.uint8]:
 
 def _integers(profile: Profile, runs: Sequence[KVTensors]) -> NDArray[np.int32]:
     return np.concatenate([integers(profile, run)[0] for run in runs], axis=1)
+
+
+def _beyond_head(run: KVTensors) -> KVTensors:
+    return run.tokens(min(MOST_HEAD_TOKENS, run.num_tokens - 1), run.num_tokens)
 
 
 def _without_first(runs: Sequence[KVTensors]) -> list[KVTensors]:

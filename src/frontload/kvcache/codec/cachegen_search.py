@@ -50,6 +50,19 @@ ANY: Moves = {
 }
 """Also anchors on the deltas' lattice, and no anchors or deltas at all."""
 
+BEST = CacheGenSettings(
+    name="cachegen-best",
+    group_tokens=80,
+    deltas="model",
+    bins=(0.25, 1.0, 1.75),
+    levels=OFFLINE_LEVELS,
+    undo_rotary=True,
+)
+"""What `search` found on the bench model, scored over text, retrieval and another domain."""
+
+DIRECT = dataclasses.replace(BEST, name="cachegen-direct", group_tokens=0)
+"""The same without anchors and deltas, 3 % better there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:

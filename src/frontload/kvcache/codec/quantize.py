@@ -47,9 +47,10 @@ def integers(profile: Profile, chunk: KVTensors) -> tuple[np.ndarray, int]:
     blocks = in_blocks(profile, unrotated(profile, chunk))
     centred = blocks - torch.from_numpy(means(profile, chunk.start, chunk.num_tokens))
     forward = torch.from_numpy(profile.transform.forward)
-    wanted = torch.round(centred @ forward.transpose(1, 2)).numpy()
-    limit = profile.transform.limit[:, None]
-    return np.clip(wanted, -limit, limit).astype(np.int32), int((abs(wanted) > limit).sum())
+    wanted = torch.round(centred @ forward.transpose(1, 2))
+    limit = torch.from_numpy(profile.transform.limit).float()[:, None]  # at most 32767: exact
+    kept = torch.clamp(wanted, -limit, limit)
+    return kept.int().numpy(), int((kept != wanted).sum())
 
 
 def coarser(integer: np.ndarray, depths: int = 1) -> np.ndarray:

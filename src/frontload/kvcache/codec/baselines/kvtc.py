@@ -10,8 +10,8 @@ that share bytes, decoding a chunk alone (the whole run is one DEFLATE stream a 
 
 A file: envelope; raw sinks, raw window: keys then values `[layers, heads, tokens, head_dim]` in the
 cache's dtype; u32 bytes of a raw DEFLATE stream of the steps' low bytes then high bytes; u32 bytes
-of one of the integers, group after group, within a group component after component, packed from
-the low bits up.
+of one of the integers, group after group, within a group token after token, packed from the low
+bits up.
 
 Source: KVTC (arXiv 2511.01815); docs/cachegen.md lists what we chose where we had no record.
 """
@@ -100,7 +100,7 @@ class KVTC:
         for group in profile.groups(level):
             part = centred[group.kind] @ profile.basis[group.kind][:, group.first : group.beyond]
             integers, steps = quantize(part, group)
-            packed.append(pack(integers.T.reshape(-1), group.bits))
+            packed.append(pack(integers.reshape(-1), group.bits))
             scales.append(steps)
         if profile.settings.scales == "group":
             scales = []
@@ -120,7 +120,7 @@ class KVTC:
         wide = np.repeat(profile.mean[:, None], tokens, axis=1)
         for i, group in enumerate(groups):
             width = group.beyond - group.first
-            integers = unpack(packed[i], group.bits, tokens * width).reshape(width, tokens).T
+            integers = unpack(packed[i], group.bits, tokens * width).reshape(tokens, width)
             steps = steps_of(scales[i]) if sent else np.full(tokens, group.step, np.float32)
             axes = profile.basis[group.kind][:, group.first : group.beyond]
             wide[group.kind] += restore(integers, steps, group) @ axes.T

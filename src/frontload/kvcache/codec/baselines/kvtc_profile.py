@@ -50,7 +50,7 @@ class KVTCSettings:
     name: str = "kvtc"
     sinks: int = 4
     window: int = 128
-    budgets: tuple[float, ...] = (0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    budgets: tuple[float, ...] = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
     scales: Literal["token", "group"] = "token"
     group_sizes: tuple[int, ...] = (8, 16, 32, 64)
     split: Literal["joint", "equal"] = "joint"
@@ -201,6 +201,7 @@ def _plans(sample: np.ndarray, dims: int, settings: KVTCSettings) -> tuple[np.nd
             of_keys = int(total.argmin())
             of_values = units - of_keys
         chosen = [(0, x) for x in keys.groups(of_keys)] + [(1, x) for x in values.groups(of_values)]
+        chosen.sort(key=lambda pair: pair[1].bits)  # integers of a kind: DEFLATE gains up to 3 %
         plan = [
             (kind, x.first, x.beyond, x.bits, x.half, steps[kind, x])
             for kind, x in chosen

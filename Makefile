@@ -27,6 +27,8 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)  ## Side by side with peers; writes benchmarks/results/.
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/kv_speed.py
+	$(BIN)/python benchmarks/kv_fuzz.py
 
 gpu: $(INSTALLED)  ## Everything that needs a CUDA device, in one go.
 	$(BIN)/python benchmarks/training.py --device cuda --output benchmarks/results/training-cuda.json

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "kv-fuzz.json"
+RESULTS = Path(__file__).parent / "results" / "kv_fuzz.json"
 STARTING_SECONDS = 600  # until the first case: kernels may have to be compiled
 CASE_SECONDS = 20  # a case takes about a millisecond
 

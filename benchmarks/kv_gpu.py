@@ -34,12 +34,12 @@ from rich.table import Table
 from frontload.kvcache.codec.chunk import decode_chunk
 from frontload.kvcache.codec.device_profile import DeviceProfile, Tiling
 from frontload.kvcache.codec.gpu_jobs import upload
-from frontload.kvcache.codec.triton_decode import DEFAULT, Launch, check, decode, decode_chunks_gpu
+from frontload.kvcache.codec.triton_decode import USUAL, Launch, check, decode, decode_chunks_gpu
 from frontload.kvcache.codec.triton_encode import Encoder, encode_chunks_gpu
 from frontload.kvcache.layout import KVTensors, join
 from frontload.kvcache.profile import Profile
 
-RESULTS = Path(__file__).parent / "results" / "kv-gpu.json"
+RESULTS = Path(__file__).parent / "results" / "kv_gpu.json"
 CHUNK, ROUNDS = 256, 10
 BAR = {"decode": 100.0, "encode": 50.0}  # GB/s on one H200
 SWEPT = [
@@ -235,8 +235,8 @@ def main() -> int:
         for start in range(0, max(options.contexts), CHUNK)
     ]
     datas = encode_chunks_gpu(profile, encoder, chunks)
-    same_bits(profile, encoder.tables, datas[0], DEFAULT)
-    launch, tiling = DEFAULT, encoder.tables.tiling
+    same_bits(profile, encoder.tables, datas[0], USUAL)
+    launch, tiling = USUAL, encoder.tables.tiling
     tried: list[dict[str, Any]] = []
     if not options.no_sweep:
         launch, tiling, tried = sweep(profile, datas[: 8192 // CHUNK], len(profile.levels) // 2)

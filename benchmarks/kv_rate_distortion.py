@@ -12,38 +12,14 @@ and whether token deltas would pay. All points go to `results/NAME.json`, the cu
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
-from frontload.atomic import replacing
-from frontload.kvcache import bench_run
 from frontload.kvcache.bench import Plan
-from frontload.kvcache.bench_report import (
-    ablation_table,
-    as_json,
-    bits_table,
-    chunk_table,
-    delta_table,
-    lossless_table,
-    overheads_table,
-    phenomena_table,
-    plot,
-    points_table,
-    rounds_table,
-    short,
-)
-from frontload.kvcache.calibrate import CalibrationSettings
-from frontload.kvcache.codec.layered import Layered
-from frontload.kvcache.codec.protocol import Codec
-from frontload.kvcache.profile import Profile
-from frontload.kvcache.rates import Point
-from frontload.kvcache.rivals import RIVALS
+from frontload.kvcache.bench_verb import bench_verb
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -63,77 +39,17 @@ def main(
 ) -> None:
     """Compare all codecs on one model."""
     torch.set_num_threads(threads)
-    console = Console(width=120)
-    plan = Plan(
-        prefix_tokens=prefix,
-        text=contexts,
-        recall_a_kind=contexts // 3 if recall else 0,
-        other=contexts * 2 // 3,
+    bench_verb(
+        model,
+        text,
+        other,
+        RESULTS,
+        name=name,
+        rivals=only.split(",") if only else (),
+        plan=Plan.of(contexts, prefix_tokens=prefix, recall=recall),
+        extras=ablation,
+        search=search,
     )
-    with console.status("prefilling"):
-        bench = bench_run.prepare(model, text, other, plan)
-    found = bench.phenomena()
-    console.print(phenomena_table(found))
-    names = only.split(",") if only else list(RIVALS)
-    settings = CalibrationSettings()
-    report = lambda line: console.print(line, style="dim", highlight=False)  # noqa: E731
-    profile = bench_run.ours(bench, settings, report)
-    searched = bench_run.best_cachegen(bench, report) if search else []
-    points, codecs = bench_run.compare(bench, profile, names, searched, report)
-    for domain in bench.targets:
-        console.print(points_table(points, domain))
-    console.print(bits_table(points, bench.targets, ours="frontload"))
-    console.print(lossless_table(points))
-    results: dict[str, Any] = {
-        "model": profile.model_name,
-        "plan": asdict(plan),
-        "targets": bench.targets,
-        "phenomena": asdict(found),
-        "calibration": settings.model_dump(),
-        "points": as_json(points),
-    }
-    if ablation:
-        results |= extras(bench, settings, profile, points, codecs, console)
-    write(name, results, plot(points, bench.targets, title=profile.model_name))
-
-
-def extras(
-    bench: bench_run.Bench,
-    settings: CalibrationSettings,
-    profile: Profile,
-    points: list[Point],
-    codecs: dict[str, Codec],
-    console: Console,
-) -> dict[str, Any]:
-    """What is printed after the comparison."""
-    few: dict[str, Codec] = {"frontload": Layered(profile=profile, exact=False)}
-    few |= {name: codecs[name] for name in ("cachegen", "lmcache") if name in codecs}
-    costs = bench_run.format_costs(bench, profile)
-    console.print(overheads_table(costs))
-    sizes = bench_run.by_chunk(bench, few)
-    console.print(chunk_table(sizes))
-    drifted = bench_run.again(bench, codecs, points)
-    console.print(rounds_table(drifted))
-    compared = bench_run.deltas(bench, profile)
-    console.print(delta_table(compared))
-    report = lambda line: console.print(line, style="dim", highlight=False)  # noqa: E731
-    whole = [replace(p, codec="whole") for p in points if p.codec == "frontload"]
-    ablated = whole + bench_run.ablate(bench, settings, report)
-    console.print(ablation_table(ablated, bench.targets))
-    return {
-        "overheads": asdict(costs),
-        "bits_by_chunk_tokens": sizes,
-        "kl_by_round": {n: [level, [q.kl for q in qs]] for n, (level, qs) in drifted.items()},
-        "deltas": [asdict(each) for each in compared],
-        "ablation": as_json(ablated),
-    }
-
-
-def write(name: str, results: dict[str, Any], drawn: str) -> None:
-    """Both files of `results/`."""
-    for suffix, content in ((".json", json.dumps(short(results), indent=1)), (".svg", drawn)):
-        with replacing(RESULTS / f"{name}{suffix}") as unfinished:
-            unfinished.write_text(content)
 
 
 if __name__ == "__main__":

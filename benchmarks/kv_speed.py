@@ -35,7 +35,7 @@ from rich.table import Table
 
 from frontload.kvcache.codec import encode_kernels, kernels, tables
 from frontload.kvcache.codec.chunk import decode_chunk, decode_chunks, encode_chunks
-from frontload.kvcache.codec.container import read
+from frontload.kvcache.codec.container import read, read_header
 from frontload.kvcache.codec.entropy import decode_rows
 from frontload.kvcache.codec.prepared import Prepared
 from frontload.kvcache.codec.quantize import coarser, integers
@@ -157,7 +157,7 @@ class Work:
         """Words and places of every object up to a depth."""
         return [
             (
-                np.frombuffer(each, np.uint16, len(each) // 2),
+                np.frombuffer(each, np.uint16, offset=read_header(each).begins[0]),
                 read_groups(self.profile, read(each, profile_id=None), depth + 1)[0],
             )
             for each in self.objects

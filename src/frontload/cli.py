@@ -120,7 +120,7 @@ def kv_calibrate(
     prefix_tokens: Annotated[
         int | None, typer.Option(help="Tokens whose cache is measured, of each context.", min=64)
     ] = None,
-    contexts: Annotated[int, typer.Option(help="How many contexts of text.", min=8)] = 48,
+    contexts: Annotated[int, typer.Option(help="How many contexts to measure.", min=8)] = 96,
     chunk_tokens: Annotated[int, typer.Option(help="Tokens coded together.", min=1)] = 256,
     seed: int = 0,
 ) -> None:
@@ -163,7 +163,9 @@ def kv_decode(
 @kv.command("inspect")
 def kv_inspect(
     stored: Stored,
-    profile: ProfilePath = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="The profile that encoded it, for bits and levels.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw bits by layer, K and V, to this SVG; needs --profile.")
     ] = None,
@@ -172,6 +174,41 @@ def kv_inspect(
     from frontload.kvcache.verbs import inspect_verb
 
     inspect_verb(stored, profile, plot)
+
+
+@kv.command("bench")
+def kv_bench(
+    model: Model,
+    text: Text,
+    other: Annotated[Path | None, typer.Option(help="Text of another domain.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for NAME.json and NAME.svg.")] = Path(
+        "kv-bench"
+    ),
+    name: Annotated[str, typer.Option(help="Of the two files.")] = "rate-distortion",
+    rivals: Annotated[str, typer.Option(help="Separated by commas; all unless given.")] = "",
+    prefix_tokens: Annotated[
+        int, typer.Option(help="Tokens whose cache is compressed.", min=2)
+    ] = 512,
+    contexts: Annotated[int, typer.Option(help="Of text; others follow.", min=4)] = 24,
+    recall: Annotated[bool, typer.Option(help="Ask for facts, too.")] = True,
+    ablation: Annotated[bool, typer.Option(help="Also chunk sizes, rounds, ablation.")] = False,
+    search: Annotated[bool, typer.Option(help="Search for the best CacheGen (slow).")] = False,
+) -> None:
+    """Bytes against loss on your model: ours, CacheGen and the other rivals."""
+    from frontload.kvcache.bench import Plan
+    from frontload.kvcache.bench_verb import bench_verb
+
+    bench_verb(
+        model,
+        text,
+        other,
+        out,
+        name=name,
+        rivals=rivals.split(",") if rivals else (),
+        plan=Plan.of(contexts, prefix_tokens=prefix_tokens, recall=recall),
+        extras=ablation,
+        search=search,
+    )
 
 
 def main() -> None:

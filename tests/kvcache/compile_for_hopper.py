@@ -48,10 +48,10 @@ def compiled(kernel: Any, num_warps: int, types: dict[str, str], **constants: An
 def main() -> None:
     """Print what of the machine code matters to speed and exactness."""
     decoder = compiled(
-        decode_chunks, 1, {}, ROWS=1, K=64, PAIRS=16, COMPONENTS=64, POINT_BYTES=2, PAGED=False,
+        decode_chunks, 1, {}, ROWS=1, K=32, PAIRS=16, COMPONENTS=32, POINT_BYTES=2, PAGED=False,
         TURNED=True, HEAD=False,
     )  # fmt: skip
-    encoder = compiled(encode_streams, 1, {}, K=64)
+    encoder = compiled(encode_streams, 1, {}, K=32)
     compiled(pack_streams, 4, {"states": "*i16"}, SPAN=1024)
     for name, kernel in (("decoder", decoder), ("encoder", encoder)):
         code = kernel.asm["ptx"]

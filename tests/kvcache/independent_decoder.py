@@ -38,8 +38,8 @@ class Profile:
 
     def id(self) -> str:
         """The id that the content has."""
-        keys = ("version", "model_fingerprint", "layout", "parts", "head_tokens", "head_depth")
-        identity = {key: self.meta[key] for key in keys}
+        others = ("id", "model_name", "calibrated_tokens", "figures", "code_length")
+        identity = {key: value for key, value in self.meta.items() if key not in others}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
         for name, array in sorted(self.arrays.items()):
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode() + array.tobytes())
@@ -71,6 +71,7 @@ class Object:
     tokens: int
     start: int
     dtype: int
+    state: bytes | None
     parts: list[tuple[int, int, int, int, int, bytes]]  # kind, depth, group, set, stripes, body
 
 
@@ -102,7 +103,9 @@ def _object(data: bytes) -> tuple[Object, int]:
         parts.append((kind, depth, group, table_set, stripes, body))
         position += size
     _must(position == total)
-    return Object(profile_id, flags == 2, tokens, start, dtype, parts), total
+    _must([part[0] for part in parts] == sorted(part[0] for part in parts))
+    state = parts.pop(0)[-1] if parts[0][0] == 0 else None
+    return Object(profile_id, flags == 2, tokens, start, dtype, state, parts), total
 
 
 def integers(
@@ -119,7 +122,7 @@ def integers(
     for (kind, d, g, table_set, stripes, body), (depth, group) in zip(
         chunk.parts[:num_parts], profile.meta["parts"], strict=False
     ):
-        _must((kind, d, g) == (0, depth, group))
+        _must((kind, d, g) == (1, depth, group))
         depths[g] = d
         blocks = profile.blocks(g)
         begin, new = profile.head_depth(d - 1) + 1 if d else 0, profile.head_depth(d) + 1
@@ -284,7 +287,7 @@ def exact(profile: Profile, chunk: Object) -> np.ndarray:
     num_parts = len(profile.meta["parts"])
     predicted = lossy(profile, chunk, num_parts)
     kind, *_, body = chunk.parts[num_parts]
-    _must(kind == 1)
+    _must(kind == 2)
     crc, stripes, table_bytes = struct.unpack_from("<IHH", body)
     tables = _exact_tables(body[8 : 8 + table_bytes])
     index = struct.unpack_from(f"<{2 * stripes}I", body, 8 + table_bytes)

@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from frontload.kvcache.codec import container, encoding, exact
+from frontload.kvcache.codec import container, exact, streams
 from frontload.kvcache.codec.chunk import decode_chunk, encode_chunk
-from frontload.kvcache.codec.container import Kind, PartEntry
 from frontload.kvcache.layout import KVTensors
 from frontload.kvcache.profile import Profile
 from frontload.kvcache.state import RecurrentState
@@ -82,11 +81,9 @@ def main() -> None:
     profile().save(PROFILE)
     golden = Profile.load(PROFILE)
     made = {name: encode_chunk(golden, chunk).data for name, chunk in inputs().items()}
-    encoding.STRIPE_BYTES = exact.STRIPE_VALUES = 1  # two stripes, in a chunk that small
+    streams.STRIPE_BYTES = exact.STRIPE_VALUES = 1  # two stripes, in a chunk that small
     made["outliers"] = encode_chunk(golden, inputs()["outliers"]).data
-    made["hybrid"] = container.append(
-        made["middle"], PartEntry(kind=Kind.STATE), state().to_bytes()
-    )
+    made["hybrid"] = container.with_state(made["middle"], state().to_bytes())
     expected = {}
     for name, data in made.items():
         container.write_file(GOLDEN / f"{name}.kv", [data])

@@ -24,7 +24,7 @@ from frontload.kvcache.layout import KVTensors
 from frontload.kvcache.phenomena import find_phenomena
 from frontload.kvcache.quality import measure
 from frontload.kvcache.rivals import RIVALS
-from tests.kvcache.bench_model import TEXTS, model, tokenizer
+from tests.kvcache.tiny_models import TEXTS, model, tokenizer
 
 PLAN = Plan(prefix_tokens=60, suffix_tokens=30, text=2, recall_a_kind=1, other=1)
 TARGETS = {"text": 1e-3, "recall": 1e-3, "other": 1e-3}

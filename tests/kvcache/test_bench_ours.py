@@ -1,11 +1,11 @@
-"""What the bench asks of our codec: files a level, format costs, deltas, ablation."""
+"""What the bench asks of our codec: files a level, format costs, ablation."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from frontload.kvcache.ablation import delta_bits, variants
+from frontload.kvcache.ablation import variants
 from frontload.kvcache.bench import calibration_contexts
 from frontload.kvcache.calibrate import CalibrationSettings, calibrate
 from frontload.kvcache.codec.damage import Truncated
@@ -16,7 +16,7 @@ from frontload.kvcache.overheads import overheads
 from frontload.kvcache.profile import Profile
 from frontload.kvcache.quality import dump
 from tests.kvcache import synthetic
-from tests.kvcache.bench_model import TEXTS, model, tokenizer
+from tests.kvcache.tiny_models import TEXTS, model, tokenizer
 
 SETTINGS = CalibrationSettings(finest=2, draws=1, step=0.3)
 
@@ -77,29 +77,6 @@ def test_format_costs_are_small_on_what_the_tables_were_made_for() -> None:
     )
     assert costs.shift is not None
     assert abs(costs.shift) < 0.1
-
-
-def test_deltas_pay_where_tokens_are_alike_and_nowhere_else() -> None:
-    profile = synthetic.profile()
-    strangers = synthetic.cache(400, seed=2, start=64)
-    walk = _walk(strangers)
-    apart = delta_bits(profile, [strangers], 1)
-    alike = delta_bits(profile, [walk], profile.finest)
-    assert apart.direct < apart.from_anchor
-    assert apart.direct < apart.from_previous
-    assert alike.from_previous < alike.direct
-    assert alike.from_previous < alike.from_anchor
-
-
-def _walk(kv: KVTensors) -> KVTensors:
-    """The same tokens, each the mean of many: neighbours differ by little. Keys do not turn."""
-    rotary = synthetic.LAYOUT.rotary
-    assert rotary is not None
-    keys = rotary.undo(kv.keys.float(), kv.start)
-    smooth = [x.float().cumsum(2) / 20 for x in (keys, kv.values)]
-    smooth = [x - x.mean(2, keepdim=True) for x in smooth]
-    turned = rotary.redo(smooth[0], kv.start)
-    return KVTensors(keys=turned.bfloat16(), values=smooth[1].bfloat16(), start=kv.start)
 
 
 def test_every_variant_differs_from_the_whole_in_one_setting() -> None:

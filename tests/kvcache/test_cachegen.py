@@ -172,7 +172,7 @@ def test_what_cannot_be_coded_is_refused_by_name(published):
     for value in (float("nan"), float("inf")):
         broken = kv.keys.clone()
         broken[0, 0, 0, 0] = value
-        with pytest.raises(ValueError, match="keys hold NaN"):
+        with pytest.raises(ValueError, match="NaN or Inf in the keys"):
             published.encode(KVTensors(keys=broken, values=kv.values), "0.25")
     with pytest.raises(ValueError, match="no tokens"):
         published.encode(kv.tokens(0, 0), "0.25")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,8 @@ def test_progress_tells_the_choice_of_blocks_and_every_level(
     assert sum("bits a value predicted" in line for line in progress) == 4
     assert sum(line.startswith("level ") for line in progress) == len(profile.levels)
     assert any(line.startswith("head: ") for line in progress)
+    [deltas] = [line for line in progress if line.startswith("token deltas: ")]
+    assert re.search(r"\+\d+ % bits \(anchors\), \+\d+ % \(previous token\): not used", deltas)
 
 
 def test_each_switch_does_what_it_says(model: LlamaForCausalLM, contexts: list[Context]) -> None:
@@ -196,6 +199,27 @@ def test_a_context_longer_than_the_model_is_refused(model: LlamaForCausalLM) -> 
         calibrate(model, [context(0), context(1, tokens=129)])
 
 
+def test_a_prefix_of_one_token_is_refused(model: LlamaForCausalLM) -> None:
+    one = replace(context(1), prefix_tokens=1)
+    with pytest.raises(ValueError, match=r"number 1 has a prefix of 1 token.*at least 2"):
+        calibrate(model, [context(0), one])
+
+
+def test_prefixes_of_two_tokens_make_a_profile(model: LlamaForCausalLM) -> None:
+    short = [replace(context(seed), prefix_tokens=2) for seed in range(4)]
+    profile = calibrate(model, short, SETTINGS.model_copy(update={"step": 0.1, "finest": 0}))
+    assert profile.calibrated_tokens == 2
+    assert np.isfinite(profile.transform.forward).all()
+
+
+def test_a_profile_names_the_models_folder_and_not_where_it_lies(
+    model: LlamaForCausalLM, contexts: list[Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.config, "_name_or_path", "/somewhere/private/my-model")
+    settings = SETTINGS.model_copy(update={"step": 0.1, "finest": 0, "grouping": (1, 1, 1)})
+    assert calibrate(model, contexts[:2], settings).model_name == "my-model"
+
+
 def test_a_continuation_is_needed() -> None:
     with pytest.raises(ValueError, match="scored must mark something"):
         Context(ids=np.arange(9), prefix_tokens=5, scored=np.zeros(9, np.bool_), domain="none")
@@ -215,6 +239,8 @@ def test_settings_know_their_keys_and_ranges() -> None:
         CalibrationSettings(ridges=1)
     with pytest.raises(ValidationError, match="draws"):
         CalibrationSettings(draws=0)
+    with pytest.raises(ValidationError, match="chunk_tokens"):
+        CalibrationSettings(chunk_tokens=65_537)  # no object holds more
 
 
 def test_the_attention_metric_names_what_a_model_lacks() -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from frontload.kvcache.codec import container, quantize
 from frontload.kvcache.codec.chunk import decode_chunk, decode_chunks, encode_chunk, encode_chunks
 from frontload.kvcache.codec.container import ContainerError, Malformed, Truncated, WrongProfile
 from frontload.kvcache.codec.damage import TooLarge
+from frontload.kvcache.codec.decoding import read_job
 from frontload.kvcache.layout import KVTensors
 from frontload.kvcache.profile import Profile
 from frontload.kvcache.rotary import Rotary
@@ -110,6 +114,26 @@ def test_points_wider_than_16_bits_decode(profile: Profile) -> None:
     assert_every_level_decodes(sharp, chunk)
 
 
+def test_integers_beyond_16_bits_decode_where_they_were_born_narrower(profile: Profile) -> None:
+    live, size = profile.tables.live, profile.block_size
+    birth = (np.arange(size) >= live[:, :, None]).sum(axis=1)
+    deeper = np.maximum(profile.finest - birth, 0)
+    small = profile.transform.inverse // 128
+    wide = replace(
+        profile.transform,
+        inverse=small,
+        limit=np.minimum(32767 * 3**deeper, 400_000).astype(np.int32),
+        forward=profile.transform.forward * np.float32(500),
+    )
+    far = replace(profile, transform=wide)
+    chunk = synthetic.cache(40)
+    assert abs(quantize.integers(far, chunk)[0]).max() > 100_000
+    assert_every_level_decodes(far, chunk)
+    beyond = replace(far, transform=replace(wide, limit=wide.limit * 3))
+    with pytest.raises(ValueError, match=r"limit allows|limit is"):
+        encode_chunk(beyond, chunk)
+
+
 def test_a_prefix_decodes_the_level_that_it_completes(profile: Profile) -> None:
     chunk = synthetic.cache(40)
     encoded = encode_chunk(profile, chunk)
@@ -163,6 +187,8 @@ def test_any_buffer_decodes_into_any_fitting_one(profile: Profile) -> None:
     for wrong in (out[:, :39], out.float(), out[:-1], torch.cat((out, out), 2)[:, :, ::2]):
         with pytest.raises(ValueError, match="out is torch"):
             decode_chunk(profile, data, out=wrong)
+    with pytest.raises(ValueError, match="out is on meta"):
+        decode_chunk(profile, data, out=torch.empty_like(out, device="meta"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
@@ -182,18 +208,67 @@ def test_what_cannot_be_encoded_is_named(profile: Profile) -> None:
     chunk = synthetic.cache(4)
     spoiled = chunk.values.clone()
     spoiled[0, 0, 1, 2] = torch.inf
+    beyond = chunk.values.float()
+    beyond[0, 0, 1, 2] = 3.4028e38  # finite, but not as bf16
     cases = {
-        "values hold NaN or inf": replace(chunk, values=spoiled),
-        "0 tokens": chunk.tokens(2, 2),
-        "the profile is for 2 x 2 x 8": KVTensors(keys=chunk.keys[:1], values=chunk.values[:1]),
+        "Inf in the values of attention layer 0": replace(chunk, values=spoiled),
+        "1e30 and more": KVTensors(keys=chunk.keys.float(), values=beyond),
+        "no tokens": chunk.tokens(2, 2),
+        "start is -5": replace(chunk, start=-5),
+        "start is -2000": replace(synthetic.cache(4000), start=-2000),
+        "contexts hold 4096": replace(chunk, start=4093),
+        "the cache of another model": KVTensors(keys=chunk.keys[:1], values=chunk.values[:1]),
         "float64": KVTensors(keys=chunk.keys.double(), values=chunk.values.double()),
-        "up to position": replace(chunk, start=1 << 24),
     }
     for message, case in cases.items():
         with pytest.raises(ValueError, match=message):
             encode_chunk(profile, case)
     with pytest.raises(ValueError, match="exact=False"):
         encode_chunk(profile, chunk, level=0)
+    for level in (-1, len(profile.levels), 99):
+        with pytest.raises(ValueError, match=f"level {level}: the profile has levels 0 to"):
+            encode_chunk(profile, chunk, exact=False, level=level)
+    boundless = synthetic.profile(layout=replace(synthetic.LAYOUT, max_tokens=None))
+    with pytest.raises(ValueError, match="up to position 16777216"):
+        encode_chunk(boundless, replace(chunk, start=1 << 24))
+
+
+def test_levels_and_prefixes_out_of_range_are_refused_by_the_one_reader(profile: Profile) -> None:
+    data = encode_chunk(profile, synthetic.cache(40)).data
+    for level in (-1, len(profile.levels) + 1):
+        with pytest.raises(ValueError, match=f"level {level}: the object holds levels"):
+            read_job(profile, data, level)
+    with pytest.raises(Malformed, match="1 bytes follow"):
+        read_job(profile, data + b"?")
+    with pytest.raises(TooLarge):
+        read_job(profile, data, 0, container.Limits(tokens=39))
+    job = read_job(profile, data, 0)
+    header = container.read_header(data)
+    assert bytes(job.lossy) == data[header.begins[0] : header.ends[profile.levels[0].parts - 1]]
+    assert job.exact is None
+
+
+@pytest.mark.parametrize("size", [0, 1, 5, 64])
+def test_a_state_in_front_changes_no_level(profile: Profile, size: int) -> None:
+    """Its size may be odd, and streams then lie at odd addresses."""
+    chunk = synthetic.cache(40)
+    plain = encode_chunk(profile, chunk).data
+    data = container.with_state(plain, b"s" * size)
+    assert same_bits(decode_chunk(profile, data), chunk)
+    outline = container.read_header(data)
+    for index, level in enumerate(profile.levels):
+        expected = reference(profile, chunk, level.parts)
+        assert same_bits(decode_chunk(profile, data, level=index), expected)
+        assert same_bits(decode_chunk(profile, data[: outline.ends[level.parts]]), expected)
+        with pytest.raises(Truncated, match=f"level {index}"):
+            decode_chunk(profile, data[: outline.ends[level.parts] - 1], level=index)
+
+
+def test_a_state_alone_is_no_chunk(profile: Profile) -> None:
+    header = container.read_header(encode_chunk(profile, synthetic.cache(4)).data).header
+    alone = container.write(header, [(container.PartEntry(kind=container.Kind.STATE), b"state")])
+    with pytest.raises(Malformed, match="0 lossy parts"):
+        decode_chunk(profile, alone)
 
 
 def test_drift_is_reported_and_safer_tables_taken_where_they_pay(profile: Profile) -> None:
@@ -218,10 +293,25 @@ def test_drift_is_reported_and_safer_tables_taken_where_they_pay(profile: Profil
     assert same_bits(found, reference(profile, loud, len(profile.parts)))
 
 
+class _NoTensors(TorchDispatchMode):
+    """Refuses every operation on tensors, allocation first of all."""
+
+    def __torch_dispatch__(self, func: Any, *_: Any, **__: Any) -> Any:
+        raise AssertionError(f"{func} was called")
+
+
 def test_limits_hold_before_memory_is_taken(profile: Profile) -> None:
-    data = encode_chunk(profile, synthetic.cache(40)).data
-    with pytest.raises(TooLarge):
+    data = encode_chunk(profile, synthetic.cache(4000)).data
+    tracemalloc.start()
+    with _NoTensors(), pytest.raises(TooLarge):
         decode_chunk(profile, data, limits=container.Limits(decoded_bytes=1000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000  # decoded, it has 256,000 bytes
+
+
+def test_an_object_of_another_profile_is_refused(profile: Profile) -> None:
+    data = encode_chunk(profile, synthetic.cache(40)).data
     with pytest.raises(WrongProfile):
         decode_chunk(synthetic.profile(step=0.03), data)
 

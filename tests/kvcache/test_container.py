@@ -23,11 +23,12 @@ from frontload.kvcache.codec.container import (
     Truncated,
     UnsupportedVersion,
     WrongProfile,
-    append,
     check_decoded_size,
     iterate,
     read,
     read_header,
+    read_part,
+    with_state,
     write,
 )
 from tests.kvcache.damaging import FIELDS, sealed, with_field
@@ -35,11 +36,11 @@ from tests.kvcache.damaging import FIELDS, sealed, with_field
 ID = bytes(range(16))
 HEADER = Header(profile_id=ID, tokens=7, start=0, head_apart=True)
 PARTS = [
+    (PartEntry(kind=Kind.STATE), b"state"),
     (PartEntry(depth=0, group=0, stripes=2), b"first part"),
     (PartEntry(depth=0, group=1, stripes=1, table_set=1), b""),
     (PartEntry(depth=1, group=0, stripes=1), b"the third part"),
     (PartEntry(kind=Kind.EXACT), b"exact"),
-    (PartEntry(kind=Kind.STATE), b"state"),
 ]
 DATA = write(HEADER, PARTS)
 
@@ -74,13 +75,23 @@ def test_what_is_written_is_read(header: Header, parts: list[tuple[PartEntry, by
     assert [bytes(body) for body in container.bodies] == [body for _, body in parts]
 
 
-def test_appending_a_part_is_writing_it_with_the_others() -> None:
-    entry, body = PARTS[-1]
-    assert append(write(HEADER, PARTS[:-1]), entry, body) == DATA
+def test_adding_a_state_is_writing_it_with_the_others() -> None:
+    assert with_state(write(HEADER, PARTS[1:]), b"state") == DATA
     with pytest.raises(Malformed, match="twice"):
-        append(DATA, entry, body)
+        with_state(DATA, b"state")
     with pytest.raises(Damaged):
-        append(DATA[:-1] + b"?", PartEntry(kind=Kind.STATE), b"")
+        with_state(write(HEADER, PARTS[1:])[:-1] + b"?", b"")
+
+
+def test_a_part_is_read_whatever_became_of_those_behind_it() -> None:
+    outline = read_header(DATA)
+    spoiled = DATA[: outline.begins[1]] + b"?" + DATA[outline.begins[1] + 1 :]
+    assert bytes(read_part(spoiled[: outline.ends[1]], outline, 0)) == b"state"
+    with pytest.raises(Damaged, match="part 1"):
+        read_part(spoiled, outline, 1)
+    with pytest.raises(Truncated) as raised:
+        read_part(DATA[: outline.ends[0] - 1], outline, 0)
+    assert raised.value.needed == outline.ends[0]
 
 
 def test_bodies_are_views_of_the_object() -> None:
@@ -124,7 +135,7 @@ def test_every_flipped_bit_is_refused() -> None:
 
 def test_damage_names_the_part() -> None:
     at = read_header(DATA).begins[2]
-    with pytest.raises(Damaged, match="part 2"):
+    with pytest.raises(Damaged, match="part 3"):
         read(DATA[:at] + b"T" + DATA[at + 1 :], profile_id=ID)
 
 
@@ -169,7 +180,7 @@ def test_declared_sizes_beyond_the_limits_take_no_memory(name: str, value: int) 
 
 def test_an_object_that_declares_more_than_is_there_takes_no_memory() -> None:
     changed = with_field(DATA, "bytes", (1 << 32) - 1, part=0)
-    changed = sealed(with_field(changed, "total_bytes", len(DATA) + (1 << 32) - 1 - 10))
+    changed = sealed(with_field(changed, "total_bytes", len(DATA) + (1 << 32) - 1 - 5))
     with pytest.raises(Truncated):
         read(changed, profile_id=ID, limits=Limits(object_bytes=1 << 33))
 
@@ -190,16 +201,16 @@ def test_a_chunk_that_decodes_to_too_much_is_refused() -> None:
         (with_field(DATA, "dtype", 3), "dtype 3"),
         (with_field(DATA, "tokens", 0), "0 tokens"),
         (with_field(DATA, "total_bytes", len(DATA) - 1), "total"),
-        (with_field(DATA, "zero", 256, part=1), "part 1: reserved"),
-        (with_field(DATA, "kind", 3, part=1), "kind 3"),
-        (with_field(DATA, "kind", 1, part=1), "out of order"),
-        (with_field(DATA, "kind", 1, part=4), "twice"),
-        (with_field(DATA, "group", 0, part=1), "twice"),
-        (with_field(DATA, "stripes", 0, part=0), "part 0: .*without stripes"),
-        (with_field(DATA, "table_set", 2, part=2), "part 2: table set 2"),
-        (with_field(DATA, "stripes", 1, part=3), "part 3: only lossy"),
-        (with_field(DATA, "table_set", 1, part=4), "part 4: only lossy"),
-        (with_field(DATA, "bytes", 9, part=0), "total"),
+        (with_field(DATA, "zero", 256, part=2), "part 2: reserved"),
+        (with_field(DATA, "kind", 3, part=2), "kind 3"),
+        (with_field(DATA, "kind", 2, part=2), "out of order"),
+        (with_field(DATA, "kind", 2, part=0), "twice"),
+        (with_field(DATA, "group", 0, part=2), "twice"),
+        (with_field(DATA, "stripes", 0, part=1), "part 1: .*without stripes"),
+        (with_field(DATA, "table_set", 2, part=3), "part 3: table set 2"),
+        (with_field(DATA, "stripes", 1, part=4), "part 4: only lossy"),
+        (with_field(DATA, "table_set", 1, part=0), "part 0: only lossy"),
+        (with_field(DATA, "bytes", 6, part=0), "total"),
         (DATA + b"\0", "1 bytes follow"),
         (DATA + DATA, "iterate"),
     ],

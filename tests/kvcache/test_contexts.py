@@ -14,7 +14,7 @@ from frontload.kvcache.contexts import retrieval_contexts, text_contexts
 from frontload.kvcache.episodes import KINDS, Vocabulary
 from frontload.kvcache.quality import Context
 from frontload.kvcache.texts import Text, hold_out, read_texts
-from tests.kvcache.bench_model import TEXTS, tokenizer
+from tests.kvcache.tiny_models import TEXTS, tokenizer
 
 SIZE = {"prefix_tokens": 100, "suffix_tokens": 40}
 

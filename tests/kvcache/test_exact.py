@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -62,8 +61,9 @@ def test_every_bit_comes_back(tokens: int, start: int, stripes: int | None) -> N
 def test_threads_decode_the_same() -> None:
     predicted, actual = _pair()
     body = encode_exact(_profile(), predicted, actual, stripes=4)
-    with ThreadPoolExecutor(2) as pool:
-        assert (decode_exact(_profile(), body, predicted, pool=pool) == actual).all()
+    assert body == encode_exact(_profile(), predicted, actual, stripes=4, threads=2)
+    for threads in (2, None):
+        assert (decode_exact(_profile(), body, predicted, threads=threads) == actual).all()
 
 
 SPECIAL = np.array(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from frontload.kvcache.fingerprint import fingerprint
+from frontload.kvcache.fingerprint import fingerprint, require
+from tests.kvcache import synthetic
 from tests.kvcache.tiny_models import CONFIGS, build
 
 
@@ -63,6 +65,17 @@ def test_settings_that_change_keys_change_it(change):
 
 def test_no_two_models_share_one():
     assert len({fingerprint(build(kind)) for kind in CONFIGS}) == len(CONFIGS)
+
+
+def test_a_profile_names_both_models_when_it_refuses_one():
+    model, other = build("llama"), build("linear")
+    profile = replace(synthetic.profile(), model_fingerprint=fingerprint(model), model_name="ours")
+    require(profile, model)
+    require(profile, copy.deepcopy(model).bfloat16())
+    with pytest.raises(ValueError, match=r"for ours .*calibrate") as refused:
+        require(profile, other)
+    for each in (model, other):
+        assert fingerprint(each)[:16] in str(refused.value)
 
 
 def test_a_model_without_data_is_refused():

@@ -7,10 +7,13 @@ import dataclasses
 import pytest
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import CacheLayerMixin
 
+from frontload.kvcache.fingerprint import fingerprint
 from frontload.kvcache.huggingface import from_cache, layout_of, prefill, to_cache
 from frontload.kvcache.layout import KVTensors, join
-from tests.kvcache import tiny_models
+from tests.kvcache import synthetic, tiny_models
+from tests.kvcache.elsewhere import elsewhere
 from tests.kvcache.tiny_models import WINDOW, build, ids
 
 BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -135,6 +138,38 @@ def test_pieces_change_nothing_but_rounding(kind):
         assert list(state.tensors) == list(state_of_pieces.tensors)
         for name, tensor in state.tensors.items():
             torch.testing.assert_close(state_of_pieces.tensors[name], tensor, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["llama", "hybrid"])
+def test_a_model_of_any_dtype_goes_on_from_what_was_decoded(kind, dtype):
+    model, row = build(kind, dtype), ids(40)
+    kv, state = prefill(model, row)
+    settings = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    cache = to_cache(model, elsewhere(kv.to(dtype=torch.bfloat16)), state)
+    kept = [layer for layer in cache.layers if isinstance(layer, CacheLayerMixin)]
+    assert {layer.keys.dtype for layer in kept} == {dtype}
+    assert torch.equal(kept[0].values[0], kv.values[0].bfloat16().to(dtype))
+    found = model.generate(torch.cat((row, ids(1)), dim=1), past_key_values=cache, **settings)
+    assert found.shape[1] == 46
+
+
+def test_a_cache_beyond_the_models_dtype_is_refused():
+    kv, _ = prefill(build("llama"), ids(5))
+    large = KVTensors(keys=kv.keys, values=kv.values + 1e5)
+    with pytest.raises(ValueError, match="Inf in the values of attention layer 0"):
+        to_cache(build("llama", torch.float16), large)
+
+
+def test_a_cache_of_another_profile_than_the_models_is_refused():
+    model = build("llama")
+    kv, _ = prefill(model, ids(5))
+    profile = dataclasses.replace(
+        synthetic.profile(), model_fingerprint=fingerprint(model), model_name="right"
+    )
+    assert to_cache(model, kv, profile=profile).get_seq_length() == 5
+    with pytest.raises(ValueError, match=r"for right .* the model is .*kv calibrate"):
+        to_cache(build("linear"), kv, profile=profile)
 
 
 def test_nothing_falls_out_of_a_window():

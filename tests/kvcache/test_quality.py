@@ -10,7 +10,8 @@ import torch
 
 from frontload.kvcache.layout import KVTensors
 from frontload.kvcache.quality import Context, ContextLoss, dump, evaluate, measure, summarize
-from tests.kvcache.bench_model import model
+from tests.kvcache.elsewhere import elsewhere
+from tests.kvcache.tiny_models import model
 
 RNG = np.random.default_rng(0)
 IDS = RNG.integers(0, 640, 60)
@@ -69,6 +70,11 @@ def _log_probs(kv: KVTensors) -> torch.Tensor:
     with torch.no_grad():
         logits = model()(torch.from_numpy(IDS[40:-1])[None], past_key_values=cache).logits[0]
     return logits.double().log_softmax(-1)
+
+
+def test_a_cache_decoded_elsewhere_is_measured_all_the_same() -> None:
+    [found] = dump(model(), [CONTEXT])
+    assert measure(model(), found, elsewhere(found.kv)).kl == 0
 
 
 def test_only_scored_tokens_count() -> None:

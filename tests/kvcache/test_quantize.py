@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from frontload.kvcache.codec import quantize
+from frontload.kvcache.codec.chunk import decode_chunk, encode_chunk, encode_chunks
 from frontload.kvcache.layout import join
 from frontload.kvcache.profile import Profile
 from tests.kvcache import synthetic
+from tests.kvcache.elsewhere import elsewhere
 
 
 def test_nesting_is_exact_at_every_depth() -> None:
@@ -62,3 +64,35 @@ def test_chunks_join_to_the_whole() -> None:
     joined = join(whole.chunks(32))
     assert torch.equal(joined.keys, whole.keys)
     assert torch.equal(joined.values, whole.values)
+
+
+def test_tensors_of_another_device_do_not_mix_by_themselves() -> None:
+    """The law of `elsewhere`: without it, the tests that use it could not fail."""
+    there = elsewhere(torch.ones(3))
+    with pytest.raises(RuntimeError, match="same device"):
+        there - torch.ones(3)
+    with pytest.raises(RuntimeError, match="same device"):
+        torch.ones(3) @ (2 * there)
+    with pytest.raises(TypeError, match="numpy"):
+        there.float().numpy()
+    assert (there.half().to(device="cpu").numpy() == 1).all()
+
+
+def test_a_cache_on_any_device_gives_the_same_integers_and_bytes() -> None:
+    profile, chunk = synthetic.profile(), synthetic.cache(40)
+    integer, _ = quantize.integers(profile, elsewhere(chunk))
+    assert (integer == quantize.integers(profile, chunk)[0]).all()
+    for exact in (False, True):
+        expected = encode_chunk(profile, chunk, exact=exact)
+        assert encode_chunk(profile, elsewhere(chunk), exact=exact).data == expected.data
+        [one] = encode_chunks(profile, [elsewhere(chunk)], exact=exact)
+        assert one.data == expected.data
+
+
+def test_room_on_another_device_is_refused_by_name() -> None:
+    profile = synthetic.profile()
+    data = encode_chunk(profile, synthetic.cache(3), exact=False).data
+    layout = profile.layout
+    room = torch.empty(layout.num_pieces, 3, layout.head_dim, dtype=torch.bfloat16, device="meta")
+    with pytest.raises(ValueError, match="out is on meta"):
+        decode_chunk(profile, data, out=room)

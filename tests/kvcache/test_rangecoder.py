@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from frontload.kvcache.codec.channel_tables import code_length, fit_channels, largest_of
+from frontload.kvcache.codec.counts import rounded_counts
 from frontload.kvcache.codec.rangecoder import (
     ESCAPED,
     decode_channels,
     decode_rows,
     encode_channels,
     encode_rows,
-    rounded_counts,
 )
 
 
@@ -76,10 +76,17 @@ def test_any_bytes_decode_to_the_alphabet_without_reading_further():
 
 
 def test_rounded_counts_leave_no_symbol_out():
-    tables = rounded_counts(np.array([[1e9, 0, 0, 1.0], [1, 1, 1, 1]]))
+    tables = rounded_counts(np.array([[1e9, 0, 0, 1.0], [1, 1, 1, 1]]), 65_536)
     assert tables[:, -1].tolist() == [65_536, 65_536]
     assert (np.diff(tables.astype(int), axis=1) >= 1).all()
     assert np.diff(tables[1].astype(int)).tolist() == [16_384] * 4
+
+
+def test_rounded_counts_lie_within_one_of_their_shares():
+    weights = np.random.default_rng(0).random((50, 7))
+    tables = rounded_counts(weights, 4096)
+    shares = 1 + weights / weights.sum(axis=1, keepdims=True) * (4096 - 7)
+    assert (abs(np.diff(tables) - shares) < 1).all()
 
 
 def test_an_alphabet_leaves_one_integer_in_4096_to_the_escape():
@@ -94,5 +101,5 @@ def test_held_out_smoothing_beats_raw_counts():
     seen, unseen = _integers(300, 16, 5.0, seed=1), _integers(3000, 16, 5.0, seed=2)
     m = 40
     symbols = np.stack([np.bincount(c + m, minlength=2 * m + 2) for c in seen.clip(-m, m).T])
-    raw = rounded_counts(symbols + 0.01)
+    raw = rounded_counts(symbols + 0.01, 65_536)
     assert code_length(unseen, fit_channels(seen, m)) < 0.97 * code_length(unseen, raw)

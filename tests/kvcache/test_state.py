@@ -73,3 +73,27 @@ def test_sizes_beyond_memory_are_refused_before_it_is_taken():
     data[shape : shape + 8] = (1 << 62).to_bytes(8, "little")
     with pytest.raises(ValueError, match="are declared"):
         RecurrentState.from_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("0.conv.0", torch.ones(1, 2, dtype=torch.float64), "float64; convert"),
+        ("0.conv.0", torch.ones(1, 2, dtype=torch.int32), "int32; convert"),
+        ("conv", torch.ones(1, 2), "'conv' is not layer.kind.index"),
+        ("0.conv.0", torch.ones(1, 0), "no values"),
+        ("0.conv.0", torch.ones([1] * 9), "8 dimensions"),
+        ("0.conv.0", torch.ones(2, 3), "one row"),
+        ("0.conv.0", torch.tensor([[torch.nan]]), "NaN or Inf in 0.conv.0"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(name, tensor, message):
+    state = RecurrentState(tokens=3, tensors={name: tensor})
+    with pytest.raises(ValueError, match=message):
+        state.check()
+
+
+def test_a_state_of_another_point_is_refused():
+    STATE.check(1 << 40)
+    with pytest.raises(ValueError, match="the cache ends at 64"):
+        STATE.check(64)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from frontload.kvcache.blocks import Bases, bases
-from frontload.kvcache.profile import SUBSTEPS
-from frontload.kvcache.transform import UNITS, Built, Sample, build
+from frontload.kvcache.codec.quantize import coarser
+from frontload.kvcache.profile import ESCAPE_LIMIT, LARGEST_INTEGER, SUBSTEPS
+from frontload.kvcache.transform import UNITS, Built, Sample, _limits, build
 
 FINEST = 3
 STEP = 0.05
@@ -88,7 +89,21 @@ def test_limits_leave_room_beyond_what_calibration_saw(built: Built) -> None:
     most = abs(built.coefficients).max(axis=1)
     coded = np.arange(16) < built.tables.live[:, FINEST, None]
     assert (built.transform.limit > 2 * most)[coded].all()
-    assert (built.transform.limit <= 32767).all()
+    birth = (np.arange(16) >= built.tables.live[:, :, None]).sum(axis=1)
+    for depth in range(FINEST + 1):
+        at_birth = coarser(built.transform.limit, FINEST - depth)
+        assert (at_birth[coded & (birth == depth)] <= ESCAPE_LIMIT).all()
+
+
+def test_deep_pyramids_leave_outliers_room_at_every_depth() -> None:
+    """What must fit an escape is the integer at its birth, not the finest."""
+    inverse, most = np.full((3, 3), 1, np.int16), np.full(3, 1e5)
+    limit = _limits(most, inverse, np.array([2, 0, -1]))
+    assert limit[0] == 9 * ESCAPE_LIMIT + 4
+    assert coarser(limit[:1], 2) == ESCAPE_LIMIT
+    assert coarser(limit[:1] + 1, 2) == ESCAPE_LIMIT + 1
+    assert limit[1] == limit[2] == ESCAPE_LIMIT
+    assert _limits(most * 1e3, inverse, np.array([9, 9, 9])).max() == LARGEST_INTEGER
 
 
 def test_components_are_sorted_by_birth_and_then_by_size(built: Built) -> None:

@@ -21,8 +21,8 @@ pytest.importorskip("triton", reason="triton is not installed: GPU kernels are n
 
 from frontload.kvcache.codec import container
 from frontload.kvcache.codec.chunk import decode_chunk, encode_chunk
-from frontload.kvcache.codec.container import Damaged, Truncated, WrongProfile
-from frontload.kvcache.codec.device_profile import DeviceProfile
+from frontload.kvcache.codec.container import DEFAULT, Damaged, Limits, Truncated, WrongProfile
+from frontload.kvcache.codec.device_profile import ANGLES, DeviceProfile
 from frontload.kvcache.codec.quantize import integers
 from frontload.kvcache.codec.triton_decode import Launch, decode_chunks_gpu
 from frontload.kvcache.codec.triton_encode import Encoder, encode_chunks_gpu, encode_integers
@@ -79,11 +79,12 @@ def assert_same_bits(out, expected):
     assert torch.equal(out.cpu().contiguous().view(torch.int16), both.view(torch.int16))
 
 
-@pytest.mark.parametrize("level", range(5))
-def test_every_level_is_the_cpus_bit_for_bit(profile, tables, level):
-    data = object_of(profile, 34)  # the first token, a full tile, a tile of one token
+# 34 tokens: the first one, a full tile, a tile of one token; 3: the first one and a short tile.
+@pytest.mark.parametrize(("level", "tokens"), [(0, 3), (1, 34), (2, 3), (3, 3), (4, 3)])
+def test_every_level_is_the_cpus_bit_for_bit(profile, tables, level, tokens):
+    data = object_of(profile, tokens)
     assert tables.point_bytes == (2, 3, 3)
-    out = room_for(profile, 34)
+    out = room_for(profile, tokens)
     decode_chunks_gpu(profile, tables, [data], level, out)
     assert_same_bits(out, decode_chunk(profile, data, level=level))
 
@@ -108,31 +109,40 @@ def test_chunks_side_by_side_are_scattered_to_pages(profile, tables):
 
 
 @pytest.mark.parametrize(
-    "layout",
+    ("layout", "start"),
     [
-        layout_of("neighbours", layers=(True, False)),
-        layout_of("halves", turning=1),
-        layout_of(turning=0),
+        (layout_of("neighbours", layers=(True, False)), 0),
+        (layout_of("halves", turning=1), 2**24 - 2),
+        (layout_of(turning=0), 5),
     ],
-    ids=["neighbours, one layer turns", "half of the channels turn", "none turns"],
+    ids=["neighbours, one layer turns", "half of the channels turn, far away", "none turns"],
 )
-def test_rotary_embeddings_are_the_cpus_bit_for_bit(layout):
+def test_rotary_embeddings_are_the_cpus_bit_for_bit(layout, start):
     profile = profile_of(layout, width=2)
-    data = object_of(profile, 9)
-    out = room_for(profile, 9)
-    decode_chunks_gpu(profile, DeviceProfile.upload(profile, DEVICE), [data], 1, out)
-    assert_same_bits(out, decode_chunk(profile, data, level=1))
+    data = object_of(profile, 2, start=start)
+    out = room_for(profile, 2)
+    decode_chunks_gpu(profile, DeviceProfile.upload(profile, DEVICE), [data], 0, out)
+    assert_same_bits(out, decode_chunk(profile, data, level=0))
+
+
+def test_angles_are_those_of_the_positions_and_of_few_others(profile):
+    tables, rotary = DeviceProfile.upload(profile, DEVICE), profile.layout.rotary
+    for start, end in ((2**24 - 2, 2**24), (4090, 4100), (4095, 4098), (0, 1)):
+        origin, angles = tables.angles(start, end)
+        assert len(angles) <= 2 * ANGLES
+        expected = torch.from_numpy(np.stack(rotary.angles(start, end - start), axis=-1))
+        assert torch.equal(angles[start - origin : end - origin].cpu(), expected)
 
 
 def test_a_damaged_stream_is_an_error(profile, tables):
-    found = container.read(object_of(profile, 34), profile_id=profile.id)
+    found = container.read(object_of(profile, 3), profile_id=profile.id)
     body = bytearray(found.bodies[1])
     body[-3] ^= 0x10  # a word of the last stream but its checksum agrees
     bodies = [*found.bodies[:1], bytes(body)]
     data = container.write(found.header, list(zip(found.entries[:2], bodies, strict=True)))
     with pytest.raises(Damaged, match="chunk 1"):
         decode_chunks_gpu(
-            profile, tables, [object_of(profile, 1, start=34), data], 0, room_for(profile, 35)
+            profile, tables, [object_of(profile, 1, start=3), data], 0, room_for(profile, 4)
         )
 
 
@@ -158,8 +168,44 @@ def test_what_the_host_can_see_is_refused_before_any_upload(profile, tables):
         decode_chunks_gpu(profile, tables, [], 0, out)
 
 
+def test_what_the_cpu_refuses_is_refused_alike(profile, tables):
+    data, out = object_of(profile, 3), room_for(profile, 3)
+    coarse = encode_chunk(profile, chunk_of(profile, 3), exact=False, level=0).data
+    small = Limits(tokens=2)
+    for wrong, level, limits in (  # the last one no kernel would see
+        (data + b"\0", 4, DEFAULT),
+        (data, -1, DEFAULT),
+        (data, 99, DEFAULT),
+        (coarse, 1, DEFAULT),
+        (data[: len(data) // 2], 4, DEFAULT),
+        (b"", 0, DEFAULT),
+        (data, 4, small),
+        (words_without_tokens(profile), 0, DEFAULT),
+    ):
+        with pytest.raises(ValueError) as here:  # noqa: PT011, the CPU's is the pattern
+            decode_chunk(profile, wrong, level=level, limits=limits)
+        with pytest.raises(type(here.value)):
+            decode_chunks_gpu(profile, tables, [wrong], level, out, limits=limits)
+    encoder = Encoder.upload(tables)
+    with pytest.raises(ValueError, match="level -1"):
+        encode_integers(encoder, [], [], level=-1)
+    with pytest.raises(ValueError, match="on meta"):
+        encode_chunks_gpu(profile, encoder, [chunk_of(profile, 2).to(device="meta")])
+
+
+def words_without_tokens(profile):
+    """A chunk of the context's first token alone, with a word in a stripe that has no token."""
+    found = container.read(object_of(profile, 1), profile_id=profile.id)
+    body = bytearray(found.bodies[0])
+    assert body[:8] == bytes(8)  # the first stripe's words and escapes
+    body[0] = 1
+    index = 8 * (found.entries[0].stripes + 1)
+    bodies = [bytes(body[:index] + b"\1\0" + body[index:]), *found.bodies[1:]]
+    return container.write(found.header, list(zip(found.entries, bodies, strict=True)))
+
+
 def test_the_same_integers_give_the_cpus_bytes(profile, tables):
-    usual, unlike = chunk_of(profile, 34), chunk_of(profile, 6, start=34, outliers=6)
+    usual, unlike = chunk_of(profile, 1), chunk_of(profile, 33, start=1, outliers=33)
     expected = [encode_chunk(profile, chunk, exact=False).data for chunk in (usual, unlike)]
     sets = [{e.table_set for e in container.read_header(data).entries} for data in expected]
     assert sets == [{0}, {0, 1}]  # the second needs the safer tables somewhere

@@ -1,7 +1,16 @@
-"""Tiny models of many kinds, built from configs in milliseconds, with weights that attend."""
+"""Tiny models, built in milliseconds to seconds.
+
+`build` has many kinds, with weights that attend; `model` is the bench's, with a `tokenizer`;
+`save_tiny_model_with_profile` leaves a folder as a user would have it.
+"""
 
 from __future__ import annotations
 
+import inspect
+import statistics
+import textwrap
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +25,12 @@ from transformers import (
     JambaConfig,
     Lfm2Config,
     LlamaConfig,
+    LlamaForCausalLM,
     MistralConfig,
     PhiConfig,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     SmolLM3Config,
@@ -27,11 +38,22 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from frontload.model.config import ModelConfig
+from frontload.kvcache.calibrate import CalibrationSettings, calibrate
+from frontload.kvcache.contexts import text_contexts
+from frontload.kvcache.texts import Text
+from frontload.kvcache.verbs import PROFILE
+from frontload.model.checkpoint import save_model
+from frontload.model.config import ModelConfig, TokenizerConfig
 from frontload.model.presets import build_model
+from frontload.model.tokenizer import train_tokenizer
 
 VOCAB_SIZE = 200
 WINDOW = 16
+SENTENCE = "the cache of a context is kept for the next reader later"
+WORDS = SENTENCE.split(" ")
+TEXTS = [
+    Text(id=module.__name__, text=inspect.getsource(module)) for module in (statistics, textwrap)
+]
 _SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 32,
@@ -101,13 +123,13 @@ def build(kind: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(7)
         if kind in ("tiny", "hybrid"):
-            model = build_model(ModelConfig(preset=kind, context=512), VOCAB_SIZE, seed=7)
+            built = build_model(ModelConfig(preset=kind, context=512), VOCAB_SIZE, seed=7)
         else:
-            model = AutoModelForCausalLM.from_config(CONFIGS[kind])
-        for weight in model.parameters():
+            built = AutoModelForCausalLM.from_config(CONFIGS[kind])
+        for weight in built.parameters():
             if weight.dim() == 2:  # so that heads tell tokens apart
                 torch.nn.init.normal_(weight, std=0.6 * weight.shape[1] ** -0.5)
-    return model.to(dtype).eval()
+    return built.to(dtype).eval()
 
 
 def encoder_decoder() -> PreTrainedModel:
@@ -120,3 +142,57 @@ def ids(num_tokens: int, seed: int = 0) -> torch.Tensor:
     """Random ids, `[1, tokens]`; none is 0, which `generate` would take for padding."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(1, VOCAB_SIZE, (1, num_tokens), generator=generator)
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """512 tokens of Python source, with a first token."""
+    settings = TokenizerConfig(train_on=("text",), vocab_size=640)
+    trained = train_tokenizer([text.text for text in TEXTS], settings)
+    trained.bos_token = trained.eos_token
+    return trained
+
+
+@cache
+def model() -> LlamaForCausalLM:
+    """Two layers, grouped heads, weights large enough that every token matters."""
+    config = LlamaConfig(
+        vocab_size=640,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.4,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config).eval()
+
+
+def save_tiny_model_with_profile(directory: Path, *, profile: bool = True) -> None:
+    """Two layers, two KV heads of 16; context 512."""
+    texts = [Text(id=str(i), text=" ".join(WORDS[i % 7 :] * 120)) for i in range(4)]
+    trained = train_tokenizer(
+        (text.text for text in texts), TokenizerConfig(train_on=["x"], vocab_size=300)
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(trained),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+    )
+    built = LlamaForCausalLM(config).eval()
+    save_model(built, trained, directory)
+    if profile:
+        contexts = text_contexts(
+            trained, texts, domain="text", count=8, prefix_tokens=96, suffix_tokens=24, seed=0
+        )
+        settings = CalibrationSettings(chunk_tokens=64, finest=2, draws=1)
+        calibrate(built, contexts, settings).save(directory / PROFILE)

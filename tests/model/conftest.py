@@ -4,15 +4,9 @@ import statistics
 import textwrap
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from frontload.model.config import TokenizerConfig
 from frontload.model.tokenizer import load_tokenizer, train_tokenizer
-
-settings.register_profile(
-    "model", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-settings.load_profile("model")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 """Where the bits of a stored cache go: by part and level, and by layer, K and V.
 
-Guarantees: bytes of parts are those of the file; bits of layers are the tables' cross-entropy of
-the stored integers, which the coder meets within a percent. Gives up: splitting a block that spans
-several layers exactly; its bits are shared evenly among its pieces.
+Guarantees: bytes of parts are those of the file; bits of layers are what the tables that the file
+used spend on the very integers in it. Gives up: the coder's own few bytes (states, an index), which
+no layer is charged; splitting a block that spans several layers, whose bits are shared evenly among
+its pieces.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from frontload.atomic import replacing
-from frontload.kvcache.codec import container, quantize
-from frontload.kvcache.codec.chunk import decode_chunk
+from frontload.kvcache.codec import container, tables
 from frontload.kvcache.codec.container import Header, Kind
-from frontload.kvcache.layout import KVTensors
-from frontload.kvcache.profile import TABLE_TOTAL, Profile
+from frontload.kvcache.codec.stored_integers import StoredRun, stored_integers
+from frontload.kvcache.codec.streams import new_head_depths
+from frontload.kvcache.profile import Profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +74,18 @@ def dissect(chunks: Sequence[bytes | memoryview]) -> Anatomy:
 
 
 def bits_by_layer(profile: Profile, chunks: Sequence[bytes | memoryview]) -> np.ndarray:
-    """float64 `[2 (K, V), layers, depths]`: bits per value that each depth adds."""
-    total = np.zeros((profile.num_blocks, profile.finest + 1))
-    num_tokens = 0
+    """float64 `[2 (K, V), layers, depths]`: bits per value that each depth adds.
+
+    Bits of the first tokens count where their streams lie, at the depth of the part that has them.
+
+    Raises:
+        ContainerError: an object is damaged, or another profile's.
+    """
+    total, num_tokens = np.zeros((profile.num_blocks, profile.finest + 1)), 0
     for chunk in chunks:
-        kv = decode_chunk(profile, chunk, level=len(profile.levels) - 1)
-        total += code_lengths(profile, stored_integers(profile, kv))
-        num_tokens += kv.num_tokens
+        for run in stored_integers(profile, chunk):
+            total[run.blocks] += _bits_by_part(profile, run)
+        num_tokens += container.read_header(chunk).header.tokens
     layout, pieces = profile.layout, profile.transform.pieces
     of_piece = np.empty((layout.num_pieces, profile.finest + 1))
     of_piece[pieces] = total[:, None] / pieces.shape[1]
@@ -87,49 +93,18 @@ def bits_by_layer(profile: Profile, chunks: Sequence[bytes | memoryview]) -> np.
     return of_layer / (num_tokens * layout.num_heads * layout.head_dim)
 
 
-def stored_integers(profile: Profile, decoded: KVTensors) -> np.ndarray:
-    """int32 `[blocks, tokens, k]` of a cache decoded at its finest lossy level."""
-    return quantize.integers(profile, decoded)[0]
-
-
-def code_lengths(profile: Profile, integer: np.ndarray) -> np.ndarray:
-    """float64 `[blocks, depths]`: bits of finest integers `[blocks, tokens, k]` by the tables."""
-    depths = profile.finest + 1
-    found = np.zeros((profile.num_blocks, depths))
-    for depth in range(depths):
-        at_depth = quantize.coarser(integer, profile.finest - depth)
-        for block in range(profile.num_blocks):
-            live = profile.tables.live[block, depth]
-            before = profile.tables.live[block, depth - 1] if depth else 0
-            found[block, depth] = sum(
-                _born_bits(profile, block, k, at_depth[block, :, k]) for k in range(before, live)
-            )
-            if before:
-                found[block, depth] += _trit_bits(
-                    profile, block, depth, at_depth[block, :, :before]
-                )
-    return found
-
-
-def _born_bits(profile: Profile, block: int, k: int, integer: np.ndarray) -> float:
-    tables = profile.tables
-    largest, start = tables.largest[block, k], tables.start[block, k]
-    counts = np.diff(tables.base[0, start : start + 2 * largest + 3].astype(np.int64))
-    symbol = np.where(abs(integer) <= largest, integer + largest, 2 * largest + 1)
-    escapes = int((symbol == 2 * largest + 1).sum())
-    return float(-np.log2(counts[symbol] / TABLE_TOTAL).sum()) + 16 * escapes
-
-
-def _trit_bits(profile: Profile, block: int, depth: int, integer: np.ndarray) -> float:
-    coarse = quantize.coarser(integer)
-    trit = (integer - 3 * coarse) * np.where(coarse < 0, -1, 1)
-    bounds = profile.tables.trits[0, block, : integer.shape[1], depth].astype(np.int64)
-    edges = np.pad(bounds, ((0, 0), (0, 0), (1, 1)))
-    edges[..., 3] = TABLE_TOTAL
-    counts = np.diff(edges, axis=-1)  # [k, contexts, 3]
-    component = np.broadcast_to(np.arange(integer.shape[1]), integer.shape)
-    share = counts[component, (coarse != 0).astype(int), trit + 1] / TABLE_TOTAL
-    return float(-np.log2(share).sum())
+def _bits_by_part(profile: Profile, run: StoredRun) -> np.ndarray:
+    """float64 `[blocks, depths]`, the depth that of the part."""
+    finest = run.integer.astype(np.int64) * 3 ** (profile.finest - run.depth)  # coarsens to itself
+    by_set = [
+        tables.code_lengths(profile.tables, finest, table_set=which, blocks=run.blocks)
+        for which in (0, 1)
+    ]
+    bits = np.zeros(by_set[0].shape)
+    for part, which in enumerate(run.sets):
+        adds = new_head_depths(profile, part) if run.head else range(part, part + 1)
+        bits[:, part] = by_set[which][:, adds.start : adds.stop].sum(axis=1)
+    return bits
 
 
 def draw(bits: np.ndarray, path: Path) -> None:

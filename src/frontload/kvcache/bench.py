@@ -37,6 +37,16 @@ class Plan:
     other: int = 16
     seed: int = 0
 
+    @staticmethod
+    def of(contexts: int, *, prefix_tokens: int, recall: bool) -> Plan:
+        """So many contexts of text, a third as many of each kind of recall, two thirds of other."""
+        return Plan(
+            prefix_tokens=prefix_tokens,
+            text=contexts,
+            recall_a_kind=contexts // 3 if recall else 0,
+            other=contexts * 2 // 3,
+        )
+
     def without_other(self) -> Plan:
         """The same, with no other domain."""
         return replace(self, other=0)
@@ -50,8 +60,8 @@ def calibration_contexts(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Text],
     *,
-    text: int = 26,
-    recall_a_kind: int = 4,
+    text: int = 72,
+    recall_a_kind: int = 8,
     prefix_tokens: int = 512,
     suffix_tokens: int = 128,
     seed: int = 1,

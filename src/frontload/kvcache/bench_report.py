@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from frontload.kvcache.ablation import DeltaBits
+from frontload.kvcache.deltas import DeltaGain
 from frontload.kvcache.overheads import Overheads
 from frontload.kvcache.phenomena import Phenomena
 from frontload.kvcache.quality import Quality, summarize
@@ -213,13 +213,13 @@ def rounds_table(drifted: Mapping[str, tuple[str, Sequence[Quality]]]) -> Table:
     return table
 
 
-def delta_table(compared: Sequence[DeltaBits]) -> Table:
+def delta_table(compared: Sequence[DeltaGain]) -> Table:
     """Bits of the same integers, coded directly and as differences."""
     table = Table(title="Would deltas pay? Bits per value of the same integers (text)")
     for column in ("depth", "direct", "from the group's anchor", "from the previous token"):
         table.add_column(column, justify="right")
     for each in compared:
-        rates = (each.direct, each.from_anchor, each.from_previous)
+        rates = (each.direct, each.anchor, each.previous)
         table.add_row(str(each.depth), *(f"{bits:.3f}" for bits in rates))
     return table
 

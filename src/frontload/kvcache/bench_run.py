@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from frontload.kvcache.ablation import DeltaBits, delta_bits, variants
+from frontload.kvcache.ablation import variants
 from frontload.kvcache.bench import (
     TARGETS,
     Chunked,
@@ -31,6 +31,7 @@ from frontload.kvcache.codec.cachegen_search import ANY, WITH_ANCHORS, best, sea
 from frontload.kvcache.codec.layered import Layered
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.contexts import text_contexts
+from frontload.kvcache.deltas import DeltaGain, delta_gain
 from frontload.kvcache.huggingface import layout_of
 from frontload.kvcache.layout import CacheLayout, KVTensors
 from frontload.kvcache.overheads import Overheads, overheads
@@ -91,7 +92,7 @@ def prepare(origin: str, text: Path | None, other: Path | None, plan: Plan) -> B
     contexts = calibration_contexts(
         tokenizer,
         training,
-        recall_a_kind=4 if plan.recall_a_kind else 0,
+        recall_a_kind=8 if plan.recall_a_kind else 0,
         prefix_tokens=plan.prefix_tokens,
         suffix_tokens=plan.suffix_tokens,
     )
@@ -179,10 +180,10 @@ def ablate(bench: Bench, whole: CalibrationSettings, report: Report) -> list[Poi
     return points
 
 
-def deltas(bench: Bench, profile: Profile) -> list[DeltaBits]:
+def deltas(bench: Bench, profile: Profile) -> list[DeltaGain]:
     """Whether coding differences between tokens would pay, at every depth."""
     runs = [each.kv for each in bench.suite["text"]]
-    return [delta_bits(profile, runs, depth) for depth in range(profile.finest + 1)]
+    return [delta_gain(profile, runs, depth=depth) for depth in range(profile.finest + 1)]
 
 
 def again(

@@ -10,7 +10,6 @@ coordinates where all errors weigh alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -167,7 +166,6 @@ def bases(
     *,
     ridge: float,
     transform: bool = True,
-    progress: Callable[[int], None] = lambda block: None,
 ) -> Bases:
     """Principal components in the metric's coordinates: M = metric^(1/2), eigenvectors of M C M.
 
@@ -176,7 +174,6 @@ def bases(
         metric: float64 like it, positive semi-definite: an error e costs e^T metric e / 2.
         ridge: this share of the metric's mean eigenvalue is added to all; estimates are noisy.
         transform: False leaves channels as they are, scaled by the metric's diagonal.
-        progress: called with each block's index.
     """
     columns, variances = np.empty_like(covariance), np.empty(covariance.shape[:2])
     for b, (values, weights) in enumerate(zip(covariance, metric, strict=True)):
@@ -191,5 +188,4 @@ def bases(
         variance, rotation = np.linalg.eigh(root @ values @ root)
         columns[b] = (inverse_root @ rotation[:, ::-1]).T
         variances[b] = np.maximum(variance[::-1], 0)
-        progress(b)
     return Bases(columns=columns, variance=variances)

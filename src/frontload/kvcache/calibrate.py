@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -27,6 +28,7 @@ from frontload.kvcache import levels
 from frontload.kvcache.blocks import Bases, Grouping, bases, groupings
 from frontload.kvcache.codec import tables
 from frontload.kvcache.codec.quantize import integers, reconstruct
+from frontload.kvcache.deltas import delta_gain
 from frontload.kvcache.fingerprint import fingerprint
 from frontload.kvcache.huggingface import layout_of
 from frontload.kvcache.layout import CacheLayout, KVTensors
@@ -48,7 +50,7 @@ class CalibrationSettings(Strict):
 
     block_channels: Annotated[int, Field(ge=1, le=2048)] = 256
     grouping: tuple[int, int, int] | None = None  # (kinds, layers, heads) a block; None: the best
-    chunk_tokens: Annotated[int, Field(ge=1)] = 1024
+    chunk_tokens: Annotated[int, Field(ge=1, le=65_536)] = 1024
     finest: Annotated[int, Field(ge=0, le=7)] = 3
     groups: Annotated[int, Field(ge=1, le=16)] = 2
     step: Annotated[float, Field(gt=0)] | None = None  # of depth 0; None: found for `target_kl`
@@ -103,8 +105,8 @@ def calibrate(
     Load the model in float32 for exact gradients; `on_progress` is told each step in a line.
 
     Raises:
-        ValueError: fewer than two contexts, one longer than the model allows, or settings that
-            this model's cache cannot have.
+        ValueError: fewer than two contexts, one longer than the model allows or with a prefix of
+            one token, or settings that this model's cache cannot have.
     """
     settings = settings or CalibrationSettings()
     layout = _layout(model, settings)
@@ -115,6 +117,7 @@ def calibrate(
     step = settings.step or _find_step(recipe, model, dumps, on_progress)
     profile, built = recipe.profile(step)
     profile = _in_order(profile, built, settings.groups)
+    on_progress(str(delta_gain(profile, _beginnings(dumps, _TRIAL_TOKENS))))
     return levels.measured(profile, model, dumps, on_progress)
 
 
@@ -125,6 +128,12 @@ def hold_out(contexts: Sequence[Context], share: float) -> tuple[list[Context], 
         [context for i, context in enumerate(contexts) if i % every != every - 1],
         list(contexts[every - 1 :: every]),
     )
+
+
+def _beginnings(dumps: Sequence[Dump], tokens: int) -> list[KVTensors]:
+    """About so many tokens, as many of each context."""
+    each = max(2, tokens // len(dumps))
+    return [dumped.kv.tokens(0, min(each, dumped.kv.num_tokens)) for dumped in dumps]
 
 
 def _layout(model: PreTrainedModel, settings: CalibrationSettings) -> CacheLayout:
@@ -142,6 +151,11 @@ def _check(contexts: Sequence[Context], layout: CacheLayout) -> None:
             raise ValueError(
                 f"contexts: number {i} has {len(context.ids)} tokens, the model takes "
                 f"{layout.max_tokens}; give shorter ones"
+            )
+        if context.prefix_tokens < 2:
+            raise ValueError(
+                f"contexts: number {i} has a prefix of {context.prefix_tokens} token; position 0 "
+                "has statistics of its own, so give prefixes of at least 2"
             )
 
 
@@ -236,7 +250,8 @@ def _blank(
     layout: CacheLayout,
     settings: CalibrationSettings,
 ) -> Callable[[Built], Profile]:
-    name, weights = model.config.name_or_path or type(model).__name__, fingerprint(model)
+    # only the last component: where a model lies is nobody's business who decodes with the profile
+    name, weights = Path(model.config.name_or_path).name or type(model).__name__, fingerprint(model)
     parts = tuple(Part(depth=depth, group=0) for depth in range(settings.finest + 1))
 
     def filled(built: Built) -> Profile:

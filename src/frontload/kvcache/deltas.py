@@ -31,7 +31,15 @@ class DeltaGain:
     @property
     def gain(self) -> float:
         """Share of bits that the better delta saves; negative where deltas cost."""
-        return 1 - min(self.anchor, self.previous) / self.direct
+        return 1 - min(self.anchor, self.previous) / max(self.direct, 1e-9)
+
+    def __str__(self) -> str:
+        anchor, previous = (
+            f"{100 * (bits / max(self.direct, 1e-9) - 1):+.0f} %"
+            for bits in (self.anchor, self.previous)
+        )
+        verdict = "not used" if self.gain <= 0 else "would save bits, but the format has none"
+        return f"token deltas: {anchor} bits (anchors), {previous} (previous token): {verdict}"
 
 
 def delta_gain(

@@ -5,6 +5,8 @@ again, in bf16 or in fp32; another size, another training run or a scaled tensor
 It takes a moment on any model, since at most 1,024 values of each tensor are read. Gives up: seeing
 a change that no sampled value shows, or that rounding to bf16 hides; it guards against mistakes,
 not against forgery.
+
+    require(profile, model)   # before the model meets what the profile decodes
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
+
+from frontload.kvcache.profile import Profile
 
 _SAMPLES = 1_024
 
@@ -47,6 +51,25 @@ def fingerprint(model: PreTrainedModel) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(_sample(tensor))
     return digest.hexdigest()
+
+
+def require(profile: Profile, model: PreTrainedModel) -> None:
+    """Refuse to use a profile with a model that it was not calibrated for.
+
+    Caches of two models of one shape are told apart by nothing else: they would decode without an
+    error to tensors that mean nothing to the other one.
+
+    Raises:
+        ValueError: the model's weights or settings are not those of calibration, or have no data.
+    """
+    found = fingerprint(model)
+    if found != profile.model_fingerprint:
+        name = model.config.name_or_path or type(model).__name__
+        raise ValueError(
+            f"profile: it was calibrated for {profile.model_name} (fingerprint "
+            f"{profile.model_fingerprint[:16]}), the model is {name} (fingerprint {found[:16]}); "
+            "load the weights that it was calibrated for, or run `frontload kv calibrate` on these"
+        )
 
 
 def _sample(tensor: Tensor) -> bytes:

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from frontload.kvcache.layout import CacheLayout, KVTensors
 from frontload.kvcache.quality import Context, suffix_logits
+from frontload.kvcache.rotary import rotated
 from frontload.kvcache.state import RecurrentState
 
 
@@ -50,7 +51,8 @@ def gradients(
     """
     leaf = pieces.to(model.device, torch.float32).clone().requires_grad_()
     with torch.enable_grad():
-        logits = suffix_logits(model, context, rotated(leaf, layout), state).float()
+        kv = rotated(KVTensors.from_pieces(leaf, layout, start=0), layout.rotary)
+        logits = suffix_logits(model, context, kv, state).float()
     for _ in range(draws):
         signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits.device) * 2.0 - 1
         yield torch.autograd.grad(logits, leaf, probe(logits.detach(), signs), retain_graph=True)[0]
@@ -61,19 +63,3 @@ def probe(logits: Tensor, signs: Tensor) -> Tensor:
     share = logits.softmax(-1)
     spread = share.sqrt() * signs
     return spread - share * spread.sum(-1, keepdim=True)
-
-
-def rotated(pieces: Tensor, layout: CacheLayout) -> KVTensors:
-    """float32 keys and values as they lie in the cache, from pieces; differentiable."""
-    kv = KVTensors.from_pieces(pieces, layout, start=0)
-    if layout.rotary is None:
-        return kv
-    return KVTensors(keys=layout.rotary.redo(kv.keys, 0), values=kv.values, start=0)
-
-
-def unrotated(kv: KVTensors, layout: CacheLayout) -> Tensor:
-    """The inverse: float32 `[pieces, tokens, head_dim]`."""
-    keys, values = kv.keys.float(), kv.values.float()
-    if layout.rotary is not None:
-        keys = layout.rotary.undo(keys, kv.start)
-    return KVTensors(keys=keys, values=values, start=kv.start).pieces()

@@ -5,8 +5,9 @@
     cache = to_cache(model, kv, state)                  # later, elsewhere
     model.generate(longer_ids, past_key_values=cache)   # computes only what `longer_ids` adds
 
-Guarantees: what `to_cache` builds holds the very bits of the tensors, in the layers that the model
-itself would have used (windows included), and the recurrent state of hybrids, so that generation
+Guarantees: what `to_cache` builds holds the tensors in the model's dtype and on its device (their
+very bits, if they are of that dtype), in the layers that the model itself would have used (windows
+included), and the recurrent state of hybrids, so that generation
 goes on as from the cache they came from; the model is left as it was (weights, mode, gradients,
 hooks, frequencies). Gives up: more than one row, models spread over several devices, and what
 `cache_layers` refuses.
@@ -30,8 +31,10 @@ from frontload.kvcache.cache_layers import (
     recurrent_layers,
     states,
 )
+from frontload.kvcache.fingerprint import require
 from frontload.kvcache.layout import CacheLayout, KVTensors, check
 from frontload.kvcache.positions import at_rest, explain
+from frontload.kvcache.profile import Profile
 from frontload.kvcache.state import RecurrentState
 
 PIECE_TOKENS = 1_024
@@ -128,22 +131,39 @@ def from_cache(cache: Cache) -> tuple[KVTensors, RecurrentState | None]:
 
 
 def to_cache(
-    model: PreTrainedModel, kv: KVTensors, state: RecurrentState | None = None
+    model: PreTrainedModel,
+    kv: KVTensors,
+    state: RecurrentState | None = None,
+    *,
+    profile: Profile | None = None,
 ) -> DynamicCache:
     """A cache that holds `kv`, from which the model continues at token `kv.num_tokens`.
 
+    Args:
+        kv: of any dtype and device; attention refuses keys of another dtype than its queries, so
+            they are rounded to the model's (decoded caches are bf16, models may be fp16 or fp32).
+        state: what `prefill` or `decode` gave with `kv`; kept in its own dtype.
+        profile: what `kv` was decoded with; refuse a model that it was not calibrated for, of which
+            tensors that fit in shape tell nothing.
+
     Raises:
-        ValueError: the tensors do not begin at position 0, do not fit the model, hold NaN, or the
-            state of recurrent layers is missing, superfluous, or of another point of the context.
+        ValueError: the tensors do not begin at position 0, do not fit the model, hold NaN or go
+            beyond the model's dtype, the state of recurrent layers is missing, superfluous, or of
+            another point of the context, or the profile is another model's.
     """
+    if profile is not None:
+        require(profile, model)
     check(kv)
+    source, kv = kv.keys.dtype, kv.to(dtype=model.dtype, device=model.device)
+    if source != model.dtype:
+        check(kv)  # a bf16 value may be beyond fp16
     if kv.start != 0:
         raise ValueError(f"kv: its first token is at {kv.start}; join the chunks from 0 on first")
     cache = empty_cache(model, windows=True)
     layers = [layer for layer in cache.layers if isinstance(layer, CacheLayerMixin)]
     _require_fit(model, kv, len(layers))
     for layer, keys, values in zip(layers, kv.keys, kv.values, strict=True):
-        layer.update(keys[None].to(model.device), values[None].to(model.device))
+        layer.update(keys[None], values[None])
     _put_state(cache, state, kv.num_tokens, model.device)
     return cache
 

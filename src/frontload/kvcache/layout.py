@@ -20,6 +20,7 @@ from torch import Tensor
 from frontload.kvcache.rotary import Rotary
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)  # index: the code in files
+LARGEST_VALUE = 1e30  # of a cache: sums and differences of values below it stay finite in bf16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,21 +152,24 @@ def check(kv: KVTensors, layout: CacheLayout | None = None) -> None:
     """Refuse what no codec should see, before any work is done.
 
     Raises:
-        ValueError: no token, a dtype other than bf16, fp16 and fp32, NaN or Inf; or, against a
-            layout, other layers, heads or sizes, or tokens past the longest context.
+        ValueError: no token, a negative start, a dtype other than bf16, fp16 and fp32, NaN, Inf
+            or values of 1e30 and more; or, against a layout, other layers, heads or sizes, or
+            tokens past the longest context.
     """
     if kv.keys.dtype not in DTYPES:
         raise ValueError(f"kv: dtype {kv.keys.dtype}; convert to bf16, fp16 or fp32 (KVTensors.to)")
     if kv.num_tokens == 0:
         raise ValueError("kv: no tokens; give at least one")
+    if kv.start < 0:
+        raise ValueError(f"kv: start is {kv.start}; positions count from 0")
     if layout is not None:
         _check_fit(kv, layout)
     for kind, tensor in (("keys", kv.keys), ("values", kv.values)):
         for i, layer in enumerate(tensor):
-            if not torch.isfinite(layer).all():
+            if not bool((layer.float().abs() < LARGEST_VALUE).all()):
                 raise ValueError(
-                    f"kv: NaN or Inf in the {kind} of attention layer {i}; the model overflowed, "
-                    "run it in bfloat16 or float32"
+                    f"kv: NaN or Inf in the {kind} of attention layer {i}, or 1e30 and more; the "
+                    "model overflowed, run it in bfloat16 or float32"
                 )
 
 
@@ -178,7 +182,7 @@ def _check_fit(kv: KVTensors, layout: CacheLayout) -> None:
             f"{expected}; it is the cache of another model"
         )
     end = kv.start + kv.num_tokens
-    if kv.start < 0 or (layout.max_tokens is not None and end > layout.max_tokens):
+    if layout.max_tokens is not None and end > layout.max_tokens:
         raise ValueError(
             f"kv: tokens {kv.start} to {end}, the model's contexts hold {layout.max_tokens}; "
             "give a shorter context"

@@ -36,6 +36,8 @@ SUBSTEPS = 16  # reconstruction points lie on sixteenths of a step
 TABLE_BITS = 12
 TABLE_TOTAL = 1 << TABLE_BITS  # probabilities are in 1/4096
 LANES = 32  # tokens coded side by side: a tile
+ESCAPE_LIMIT = (1 << 15) - 1  # of an integer at the depth of its birth: an escape is an i16
+LARGEST_INTEGER = (1 << 19) - 16  # of one at the finest depth: its sixteenths fit three bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +101,8 @@ class Part:
 class Level:
     """A prefix of the parts, and what it cost and lost when the profile was made.
 
-    bits_per_value counts all bytes of calibration chunks; kl (nats a token) and flips (share of
-    changed top-1 tokens) are measured on contexts kept apart from the tables'.
+    bits_per_value counts all bytes of chunks, kl is in nats a token, flips is the share of changed
+    top-1 tokens; all are measured on contexts kept apart from the tables'.
     """
 
     parts: int
@@ -123,7 +125,7 @@ class Profile:
     head_tokens: int  # the context's first tokens, coded finer ...
     head_depth: int  # ... by so many depths
     levels: tuple[Level, ...]
-    code_length: tuple[float, ...]  # mean bits a value of each part, on calibration chunks
+    code_length: tuple[float, ...]  # mean bits a value of each part, on the levels' contexts
     transform: Transform
     tables: Tables
 
@@ -161,9 +163,13 @@ class Profile:
 
     @cached_property
     def id(self) -> bytes:
-        """16 bytes that change with anything in the profile but its measured levels' figures."""
+        """16 bytes that change with all that decides what bytes mean or how chunks are cut.
+
+        Left out are names and measurements: `model_name`, `calibrated_tokens`, `code_length`, and
+        the figures of `levels` (not the parts that each has).
+        """
         digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
-        for name, array in sorted(self._arrays().items()):
+        for name, array in sorted(self.arrays().items()):
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.digest()[:16]
@@ -172,15 +178,17 @@ class Profile:
         """Write one safetensors file, whole or not at all."""
         text = json.dumps({**self._identity(), **self._measured(), "id": self.id.hex()})
         with replacing(path) as unfinished:
-            unfinished.write_bytes(save(self._arrays(), {FORMAT: text, "sha256": _sha256(text)}))
+            unfinished.write_bytes(save(self.arrays(), {FORMAT: text, "sha256": _sha256(text)}))
 
     @staticmethod
     def load(path: Path) -> Profile:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: not a profile, of another version, or damaged.
+            ValueError: not a profile, of another version, damaged, or not what kernels may trust.
         """
+        from frontload.kvcache.profile_check import check  # it needs the types above
+
         if not path.is_file():
             raise ValueError(f"{path}: no such profile; `frontload kv calibrate` makes one")
         try:
@@ -195,17 +203,18 @@ class Profile:
             raise ValueError(
                 f"{path}: damaged (its description does not match its checksum); calibrate again"
             )
-        meta = json.loads(described[FORMAT])
-        if meta["version"] != VERSION:
-            raise ValueError(
-                f"{path}: profile version {meta['version']}, this frontload reads {VERSION}; "
-                "calibrate again"
-            )
         try:
+            meta = json.loads(described[FORMAT])
+            if (version := meta["version"]) != VERSION:
+                raise ValueError(f"profile version {version}, this frontload reads {VERSION}")
             profile = _from_parts(meta, arrays)
             matches = profile.id.hex() == meta["id"]
+            if matches:
+                check(profile)
         except (KeyError, TypeError, AttributeError) as error:  # names changed, fields missing
             raise ValueError(f"{path}: damaged ({error}); calibrate again") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; calibrate again") from error
         if not matches:
             raise ValueError(f"{path}: its content does not match its id; calibrate again")
         return profile
@@ -218,20 +227,20 @@ class Profile:
             "parts": [[part.depth, part.group] for part in self.parts],
             "head_tokens": self.head_tokens,
             "head_depth": self.head_depth,
+            "levels": [level.parts for level in self.levels],
+            "chunk_tokens": self.chunk_tokens,
         }
 
     def _measured(self) -> dict[str, Any]:
         return {
             "model_name": self.model_name,
-            "chunk_tokens": self.chunk_tokens,
             "calibrated_tokens": self.calibrated_tokens,
-            "levels": [
-                [level.parts, level.bits_per_value, level.kl, level.flips] for level in self.levels
-            ],
+            "figures": [[level.bits_per_value, level.kl, level.flips] for level in self.levels],
             "code_length": list(self.code_length),
         }
 
-    def _arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array by its name in the file."""
         arrays = {"group": self.group}
         for room in (self.transform, self.tables):
             for field in fields(room):
@@ -261,7 +270,7 @@ def _from_parts(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Profile:
         head_depth=meta["head_depth"],
         levels=tuple(
             Level(parts=parts, bits_per_value=bits, kl=kl, flips=flips)
-            for parts, bits, kl, flips in meta["levels"]
+            for parts, (bits, kl, flips) in zip(meta["levels"], meta["figures"], strict=True)
         ),
         code_length=tuple(meta["code_length"]),
         transform=room(Transform),

@@ -79,12 +79,16 @@ class Quality:
 def dump(
     model: PreTrainedModel, contexts: Sequence[Context], *, dtype: torch.dtype = torch.bfloat16
 ) -> list[Dump]:
-    """Prefill each context once; its cache is rounded to `dtype` for everyone and the reference."""
+    """Prefill each context once; its cache is rounded to `dtype` for everyone and the reference.
+
+    Dumps are kept on the CPU, wherever the model is: codecs read them there, and a suite of them
+    would not fit beside the model.
+    """
     dumps = []
     for context in contexts:
         exact, state = prefill(model, context.ids[: context.prefix_tokens].tolist())
-        kv = exact.to(dtype=dtype)
-        log_probs = _log_probs(model, context, kv, state)
+        kv = exact.to(dtype=dtype, device="cpu")
+        log_probs = _log_probs(model, context, kv, state).cpu()
         dumps.append(Dump(context=context, kv=kv, state=state, log_probs=log_probs))
     return dumps
 
@@ -123,7 +127,8 @@ def measure(model: PreTrainedModel, dump: Dump, decoded: KVTensors) -> ContextLo
             f"the round trip turned {tuple(dump.kv.keys.shape)} at {dump.kv.start} into "
             f"{tuple(decoded.keys.shape)} at {decoded.start}"
         )
-    before, after = dump.log_probs, _log_probs(model, dump.context, decoded, dump.state)
+    after = _log_probs(model, dump.context, decoded, dump.state)
+    before = dump.log_probs.to(after.device)
     truth = torch.from_numpy(dump.context.ids[dump.context.scored]).to(after.device)[:, None]
     nll_before, nll = (-x.gather(1, truth).double().mean().item() for x in (before, after))
     best_before, best = before.argmax(-1), after.argmax(-1)
@@ -176,7 +181,7 @@ def suffix_logits(
     Differentiable with respect to `kv`; call it without gradients where they are not wanted.
     """
     suffix = torch.from_numpy(context.ids[context.prefix_tokens : -1]).to(model.device)[None]
-    cache = to_cache(model, kv.to(dtype=model.dtype, device=model.device), state)
+    cache = to_cache(model, kv, state)
     logits = model(suffix, past_key_values=cache, use_cache=True).logits[0]
     return logits[torch.from_numpy(context.scored[context.prefix_tokens + 1 :]).to(model.device)]
 

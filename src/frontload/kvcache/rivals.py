@@ -26,6 +26,7 @@ from frontload.kvcache.codec.cachegen_quantize import (
     PUBLISHED,
     CacheGenSettings,
 )
+from frontload.kvcache.codec.cachegen_search import BEST, DIRECT
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.layout import CacheLayout, KVTensors
 
@@ -45,15 +46,6 @@ CACHEGEN_VARIANTS = (
 """One change after the other, from the published settings to what remains without deltas."""
 
 
-def rivals(layout: CacheLayout, runs: Sequence[KVTensors]) -> list[Codec]:
-    """All of them; calibration takes seconds to minutes.
-
-    Args:
-        runs: caches of calibration contexts.
-    """
-    return [make(layout, runs) for make in RIVALS.values()]
-
-
 def cachegen(settings: CacheGenSettings) -> Make:
     """CacheGen with any settings."""
     return lambda layout, runs: CacheGen(cachegen_profile.calibrate(layout, runs, settings))
@@ -68,7 +60,10 @@ def _lmcache_offline(layout: CacheLayout, runs: Sequence[KVTensors]) -> Codec:
 
 
 RIVALS: dict[str, Make] = {
-    **{settings.name: cachegen(settings) for settings in (PUBLISHED, *CACHEGEN_VARIANTS)},
+    **{
+        settings.name: cachegen(settings)
+        for settings in (PUBLISHED, *CACHEGEN_VARIANTS, BEST, DIRECT)
+    },
     "lmcache": lambda layout, runs: LMCache(layout),
     "raw": lambda layout, runs: Raw(layout),
     "int8": lambda layout, runs: Int8(layout),

@@ -10,12 +10,15 @@ alone, so both are taken from the model's own rotary module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:  # `layout` has a Rotary
+    from frontload.kvcache.layout import KVTensors
 
 Pairing = Literal["halves", "neighbours"]
 
@@ -96,3 +99,16 @@ class Rotary:
             pairing=fields["pairing"],
             layers=tuple(fields["layers"]),
         )
+
+
+def unrotated(kv: KVTensors, rotary: Rotary | None) -> KVTensors:
+    """The cache in float32, keys without rotary embedding (None: there is none to undo)."""
+    keys, values = kv.keys.float(), kv.values.float()
+    if rotary is not None:
+        keys = rotary.undo(keys, kv.start)
+    return replace(kv, keys=keys, values=values)
+
+
+def rotated(kv: KVTensors, rotary: Rotary | None) -> KVTensors:
+    """The inverse: float32 keys and values as they lie in the cache; differentiable."""
+    return kv if rotary is None else replace(kv, keys=rotary.redo(kv.keys, kv.start))

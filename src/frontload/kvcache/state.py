@@ -38,13 +38,35 @@ class RecurrentState:
     tokens: int
     tensors: Mapping[str, Tensor]
 
-    def check(self) -> None:
-        """Refuse what cannot be continued from.
+    def check(self, tokens: int | None = None) -> None:
+        """Refuse what cannot be continued from, or could not be read back.
+
+        Args:
+            tokens: after how many tokens of the context the state must be.
 
         Raises:
-            ValueError: NaN or Inf, or more than one row.
+            ValueError: NaN or Inf, more than one row, no values, a dtype other than bf16, fp16 and
+                fp32, a name that is none, or a state of another point.
         """
+        if tokens is not None and self.tokens != tokens:
+            raise ValueError(
+                f"recurrent state: after {self.tokens} tokens, the cache ends at {tokens}; take "
+                "both from the same prefill"
+            )
+        if not 0 <= self.tokens < 1 << 64:
+            raise ValueError(f"recurrent state: tokens is {self.tokens}; give at least 0")
         for name, tensor in self.tensors.items():
+            if not _NAME.fullmatch(name.encode()):
+                raise ValueError(f"recurrent state: {name!r} is not layer.kind.index")
+            if tensor.dtype not in DTYPES:
+                raise ValueError(
+                    f"recurrent state: {name} is {tensor.dtype}; convert to bf16, fp16 or fp32"
+                )
+            if tensor.numel() == 0 or tensor.dim() > _MOST_DIMENSIONS:
+                raise ValueError(
+                    f"recurrent state: {name} has shape {tuple(tensor.shape)}; it has no values, "
+                    f"or more than {_MOST_DIMENSIONS} dimensions"
+                )
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"recurrent state: NaN or Inf in {name}; the model overflowed")
             if tensor.shape[:1] != (1,):

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from frontload.kvcache.blocks import Grouping, Moments
-from frontload.kvcache.fisher import gradients, unrotated
+from frontload.kvcache.fisher import gradients
 from frontload.kvcache.huggingface import prefill
 from frontload.kvcache.layout import CacheLayout
 from frontload.kvcache.quality import Context
+from frontload.kvcache.rotary import unrotated
 
 HEAD_SKIPPED = 8
 POSITIONS = 16  # whose sensitivity is kept one by one
@@ -108,7 +109,8 @@ def collect(
     with _measuring(model):
         for i, context in enumerate(contexts):
             kv, state = prefill(model, context.ids[: context.prefix_tokens].tolist())
-            pieces = unrotated(kv.to(dtype=torch.bfloat16), layout)  # as a server's cache holds it
+            kv = kv.to(dtype=torch.bfloat16)  # as a server's cache holds it
+            pieces = unrotated(kv, layout.rotary).pieces()
             kept.append(pieces[:, 1 + i % every :: every].cpu())
             first.append(pieces[:, :1].cpu())
             _add(found.values, pieces[:, _skipped(context) :])

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from frontload.kvcache.blocks import Bases
 from frontload.kvcache.codec import tables
-from frontload.kvcache.profile import SUBSTEPS, Tables, Transform
+from frontload.kvcache.profile import ESCAPE_LIMIT, LARGEST_INTEGER, SUBSTEPS, Tables, Transform
 
 UNITS = 2047  # the largest entry of an inverse
 HOPELESS = 0.02  # squared finest steps: a variance that no depth would code
 HEADROOM = 8.0  # how far beyond the largest calibration integer the limit may lie
-ESCAPE_LIMIT = 32767  # escaped integers are 16 bits wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +86,7 @@ def build(
         forward[b], inverse[b], scale[b] = forward_32[order], rounded[order], unit
         at_first = (sample.first[b] - first_mean[b]) @ forward_32.T
         most = np.maximum(abs(found).max(axis=0), abs(at_first).max(axis=0))
-        limit[b] = _limits(most[order], inverse[b], birth[b] <= finest)
+        limit[b] = _limits(most[order], inverse[b], finest - birth[b].astype(np.int64))
     return Built(
         transform=Transform(
             pieces=pieces,
@@ -117,12 +116,19 @@ def _rounded(inverse: np.ndarray, hopeless: np.ndarray) -> tuple[np.ndarray, np.
     return rounded.astype(np.float64), unit
 
 
-def _limits(most: np.ndarray, inverse: np.ndarray, coded: np.ndarray) -> np.ndarray:
-    """int32 `[k]`: beyond the largest integers seen, as far as sums and escapes allow."""
+def _limits(most: np.ndarray, inverse: np.ndarray, deeper: np.ndarray) -> np.ndarray:
+    """int32 `[k]`: beyond the largest integers seen, as far as sums and escapes allow.
+
+    `deeper` counts the depths below that of birth, where the integer must fit an escape; -1 for
+    components that are never coded.
+    """
+    coded = deeper >= 0
+    widest = ((2 * ESCAPE_LIMIT + 1) * 3.0**deeper - 1) // 2  # rounds to ESCAPE_LIMIT at birth
+    widest = np.where(coded, np.minimum(widest, LARGEST_INTEGER), ESCAPE_LIMIT)
     rows = abs(inverse.astype(np.float64)) * SUBSTEPS * coded[:, None]
     needed = np.ceil(most) + 1
     for headroom in (HEADROOM, 4.0, 2.0, 1.5, 1.2, 1.0):
-        wanted = np.minimum(np.ceil(headroom * needed), ESCAPE_LIMIT)
+        wanted = np.minimum(np.ceil(headroom * needed), widest)
         wanted[~coded] = ESCAPE_LIMIT
         if (wanted @ rows).max() < 2**31:
             return wanted.astype(np.int32)

@@ -18,7 +18,7 @@ from frontload.kvcache.codec.chunk import Encoded
 from frontload.kvcache.codec.container import Kind, read_file, write_file
 from frontload.kvcache.contexts import retrieval_contexts, text_contexts
 from frontload.kvcache.episodes import KINDS
-from frontload.kvcache.fingerprint import fingerprint
+from frontload.kvcache.fingerprint import require
 from frontload.kvcache.huggingface import layout_of, prefill
 from frontload.kvcache.profile import Profile
 from frontload.kvcache.quality import Context
@@ -56,6 +56,8 @@ def calibrate_verb(
 
         profile = calibrate(model, found, settings, report)
     profile.save(out)
+    if profile.layout.rotary_note:
+        console.print(f"coded as cached: {profile.layout.rotary_note}", highlight=False)
     console.print(_levels(profile))
     console.print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)", highlight=False)
 
@@ -70,11 +72,7 @@ def encode_verb(
     if len(texts) > 1:
         raise ValueError(f"text: {text} holds {len(texts)} documents; give one file of one text")
     model, tokenizer = _load(origin)
-    if fingerprint(model) != known.model_fingerprint:
-        raise ValueError(
-            f"profile: {profile or _beside(origin, '--profile')} was calibrated for other weights "
-            f"({known.model_name}); run `frontload kv calibrate {origin}`"
-        )
+    require(known, model)
     ids = tokenizer(texts[0].text, return_tensors="pt").input_ids[0, :tokens]
     with console.status(f"prefilling {len(ids):,} tokens"):
         kv, state = prefill(model, ids)
@@ -95,8 +93,8 @@ def decode_verb(path: Path, profile: Path, out: Path, level: int | None) -> None
         save_file(stored.as_tensors(kv, state), unfinished)
     layers, heads, tokens, head_dim = kv.keys.shape
     Console().print(
-        f"wrote {out}: keys and values [{layers} layers, {heads} heads, {tokens} tokens, "
-        f"{head_dim}], bf16",
+        f"wrote {out}: keys and values [{layers} layers, {heads} heads, {tokens} tokens from "
+        f"position {kv.start}, {head_dim}], bf16",
         highlight=False,
     )
 

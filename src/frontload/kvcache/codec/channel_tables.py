@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from frontload.kvcache.codec.rangecoder import TOTAL, rounded_counts
+from frontload.kvcache.codec.counts import rounded_counts
+from frontload.kvcache.codec.rangecoder import TOTAL
 
 LARGEST = 255  # of an alphabet
 PSEUDO_SAMPLES = (0.5, 2.0, 8.0, 32.0, 128.0, 512.0)
@@ -31,7 +32,7 @@ def fit_channels(integers: np.ndarray, largest: int | None = None) -> np.ndarray
     counts = halves[0] + halves[1]
     losses = [_held_out(halves, m, pseudo) for pseudo in PSEUDO_SAMPLES]
     best = PSEUDO_SAMPLES[int(np.argmin(losses))]
-    return rounded_counts(counts + best * _smooth(counts, m))
+    return rounded_counts(counts + best * _smooth(counts, m), TOTAL).astype(np.uint32)
 
 
 def largest_of(integers: np.ndarray) -> int:

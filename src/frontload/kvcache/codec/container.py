@@ -63,12 +63,13 @@ __all__ = [
     "Truncated",
     "UnsupportedVersion",
     "WrongProfile",
-    "append",
     "check_decoded_size",
     "iterate",
     "read",
     "read_file",
     "read_header",
+    "read_part",
+    "with_state",
     "write",
     "write_file",
 ]
@@ -86,7 +87,7 @@ class Container:
 def write(
     header: Header, parts: Sequence[tuple[PartEntry, bytes]], *, limits: Limits = DEFAULT
 ) -> bytes:
-    """The object of `parts`, which lie in order: lossy (coarse first), exact, state.
+    """The object of `parts`, which lie in order: state, lossy (coarse first), exact.
 
     Raises:
         Malformed: a field does not fit the format.
@@ -95,17 +96,15 @@ def write(
     return b"".join([pack_header(header, parts, limits), *(body for _, body in parts)])
 
 
-def append(
-    data: bytes | memoryview, entry: PartEntry, body: bytes, *, limits: Limits = DEFAULT
-) -> bytes:
-    """The object `data` with one more part at its end (a recurrent state, say).
+def with_state(data: bytes | memoryview, body: bytes, *, limits: Limits = DEFAULT) -> bytes:
+    """The object `data` with a recurrent state in front of its parts.
 
     Raises:
-        ContainerError: `data` is not a whole, undamaged object, or `entry` cannot follow.
+        ContainerError: `data` is not a whole, undamaged object, or has a state.
     """
     old = read(data, profile_id=None, limits=limits)
-    parts = [*zip(old.entries, map(bytes, old.bodies), strict=True), (entry, body)]
-    return write(old.header, parts, limits=limits)
+    parts = [*zip(old.entries, map(bytes, old.bodies), strict=True)]
+    return write(old.header, [(PartEntry(kind=Kind.STATE), body), *parts], limits=limits)
 
 
 def read(
@@ -131,13 +130,27 @@ def read(
     outline.refuse_more(len(view))
     if not partial:
         _check_whole(view, outline)
-    bodies = []
-    for index in range(outline.complete(len(view))):
-        body = view[outline.begins[index] : outline.ends[index]]
-        if crc(body) != outline.checksums[index]:
-            raise Damaged(f"part {index}", "its checksum does not match")
-        bodies.append(body)
+    bodies = [read_part(view, outline, index) for index in range(outline.complete(len(view)))]
     return Container(header=outline.header, entries=outline.entries, bodies=tuple(bodies))
+
+
+def read_part(data: bytes | memoryview, outline: Outline, index: int) -> memoryview:
+    """A view of one part, whatever became of the others.
+
+    Args:
+        data: the object, or a prefix of it.
+        outline: `read_header` of it.
+
+    Raises:
+        ContainerError: `data` ends before the part does, or the part is damaged.
+    """
+    view = memoryview(data).cast("B")
+    if len(view) < outline.ends[index]:
+        raise Truncated(present=len(view), needed=outline.ends[index], of=f"part {index}")
+    body = view[outline.begins[index] : outline.ends[index]]
+    if crc(body) != outline.checksums[index]:
+        raise Damaged(f"part {index}", "its checksum does not match")
+    return body
 
 
 def iterate(data: bytes | memoryview, *, limits: Limits = DEFAULT) -> Iterator[memoryview]:

@@ -1,8 +1,8 @@
 """An object, or any prefix of one, to a cache: parts are checked, then decoded side by side.
 
 Guarantees: bytes damaged in whatever way raise `ContainerError` or decode as they were encoded;
-sizes are compared with limits before memory is taken. Gives up: recurrent states, which callers
-read as parts of their own.
+sizes are compared with limits before memory is taken. Gives up: recurrent states, which
+`stored.read_state` reads.
 
 The unit of work is a stripe (some blocks of a group, all depths) of one object, so a single long
 chunk and many short ones use all cores alike.
@@ -10,9 +10,7 @@ chunk and many short ones use all cores alike.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,13 +20,13 @@ from torch import Tensor
 
 from frontload.kvcache.codec import container, kernels
 from frontload.kvcache.codec.container import DEFAULT, Header, Kind, Limits, Malformed, Truncated
-from frontload.kvcache.codec.exact import decode_exact
+from frontload.kvcache.codec.exact import Exact
+from frontload.kvcache.codec.parallel import Task, run_all
 from frontload.kvcache.codec.prepared import Prepared, turn_of
 from frontload.kvcache.codec.streams import Group, head_of, read_groups
 from frontload.kvcache.layout import KVTensors
 from frontload.kvcache.profile import Profile
 
-Task = Callable[[], None]
 DAMAGE = {
     kernels.RAN_DRY: "a stream ends before its symbols, or an escape is beyond its limit",
     kernels.LEFT_OVER: "a stream does not end as an encoder ends it",
@@ -61,7 +59,7 @@ def decode_chunk(
         ContainerError: what is wrong with `data`, `Truncated` if it is too short for the level.
         ValueError: no such level, or `out` does not fit.
     """
-    job = _read(profile, data, level, limits)
+    job = read_job(profile, data, level, limits)
     wanted = (profile.layout.num_pieces, job.header.tokens, profile.layout.head_dim)
     if out is None:
         out = torch.empty(wanted, dtype=torch.bfloat16)
@@ -69,6 +67,10 @@ def decode_chunk(
         raise ValueError(
             f"out is {out.dtype} {list(out.shape)}; give contiguous bfloat16 {list(wanted)}"
         )
+    elif out.device.type != "cpu":
+        raise ValueError(f"out is on {out.device}; give memory of the host, or decode on the GPU")
+    elif out.device.type != "cpu":
+        raise ValueError(f"out is on {out.device}; give one on the CPU and copy it over")
     _decode(profile, [job], [out], threads)
     return KVTensors.from_pieces(out, profile.layout, job.header.start)
 
@@ -81,7 +83,7 @@ def decode_chunks(
     limits: Limits = DEFAULT,
 ) -> list[KVTensors]:
     """`decode_chunk` of each, with all their stripes spread over `threads`."""
-    jobs = [_read(profile, data, level, limits) for data in datas]
+    jobs = [read_job(profile, data, level, limits) for data in datas]
     layout = profile.layout
     outs = [
         torch.empty((layout.num_pieces, job.header.tokens, layout.head_dim), dtype=torch.bfloat16)
@@ -95,31 +97,66 @@ def decode_chunks(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
-    """An object that was checked and is to be decoded."""
+class Job:
+    """An object that was checked and is to be decoded.
+
+    lossy: the bytes of the lossy parts to decode, without what lies in front of them;
+        `groups` count from its beginning.
+    exact: the body of the exact part, if it is to be decoded.
+    """
 
     header: Header
-    words: np.ndarray  # uint16 view of the object
+    lossy: memoryview
     groups: list[Group]
     exact: memoryview | None
 
 
-def _read(
-    profile: Profile, data: bytes | bytearray | memoryview, level: int | None, limits: Limits
-) -> _Job:
+def parts_of(profile: Profile, level: int | None) -> int:
+    """How many lossy parts a level has; None is all of them.
+
+    Raises:
+        ValueError: the profile has no such level.
+    """
+    if level is None:
+        return len(profile.parts)
+    if not 0 <= level < len(profile.levels):
+        raise ValueError(f"level {level}: the profile has levels 0 to {len(profile.levels) - 1}")
+    return profile.levels[level].parts
+
+
+def read_job(
+    profile: Profile,
+    data: bytes | bytearray | memoryview,
+    level: int | None = None,
+    limits: Limits = DEFAULT,
+) -> Job:
+    """Check an object, or a prefix of one, as far as `level` needs it.
+
+    Args:
+        level: as in `decode_chunk`.
+
+    Raises:
+        ContainerError: what is wrong with `data`, `Truncated` if it is too short for the level.
+        ValueError: no such level.
+    """
     view = memoryview(data).cast("B")
     outline = container.read_header(view, profile_id=profile.id, limits=limits)
     outline.refuse_more(len(view))
     container.check_decoded_size(outline.header, profile.layout.values_per_token, limits)
     parts, with_exact = _wanted(profile, outline, len(view), level)
-    end = outline.ends[parts if with_exact else parts - 1]
-    found = container.read(view[:end], profile_id=profile.id, limits=limits, partial=True)
-    groups = read_groups(profile, found, parts)  # first: it knows that sizes are even
-    return _Job(
+    states = outline.num_states
+    end = outline.ends[states + parts - 1]
+    found = container.read(
+        view[: outline.ends[states + parts] if with_exact else end],
+        profile_id=profile.id,
+        limits=limits,
+        partial=True,
+    )
+    return Job(
         header=found.header,
-        words=_as_words(view[: outline.ends[parts - 1]]),
-        groups=groups,
-        exact=found.bodies[parts] if with_exact else None,
+        lossy=view[outline.begins[states] : end],
+        groups=read_groups(profile, found, parts),
+        exact=found.bodies[states + parts] if with_exact else None,
     )
 
 
@@ -128,24 +165,25 @@ def _wanted(
 ) -> tuple[int, bool]:
     """How many lossy parts to decode, and whether the exact one behind them."""
     stored = sum(entry.kind is Kind.LOSSY for entry in outline.entries)
-    has_exact = any(entry.kind is Kind.EXACT for entry in outline.entries)
-    if stored > len(profile.parts) or (has_exact and stored < len(profile.parts)):
+    has_exact = outline.entries[-1].kind is Kind.EXACT
+    if not 0 < stored <= len(profile.parts) or (has_exact and stored < len(profile.parts)):
         raise Malformed(f"{stored} lossy parts, the profile has {len(profile.parts)}")
+    ends = outline.ends[outline.num_states :]
+    complete = sum(end <= present for end in ends)
     depths = [each.parts for each in profile.levels if each.parts <= stored] or [stored]
-    complete = outline.complete(present)
     if level is None:
         if has_exact and complete > stored:
             return stored, True
         level = max(sum(parts <= complete for parts in depths) - 1, 0)
     if level == len(profile.levels) and has_exact:
         if complete <= stored:
-            raise Truncated(present=present, needed=outline.ends[stored], of="the exact level")
+            raise Truncated(present=present, needed=ends[stored], of="the exact level")
         return stored, True
     if not 0 <= level < len(depths):
         raise ValueError(f"level {level}: the object holds levels 0 to {len(depths) - 1}")
     parts = depths[level]
     if parts > complete:
-        raise Truncated(present=present, needed=outline.ends[parts - 1], of=f"level {level}")
+        raise Truncated(present=present, needed=ends[parts - 1], of=f"level {level}")
     return parts, False
 
 
@@ -160,21 +198,24 @@ def _as_words(view: memoryview) -> np.ndarray:
 
 
 def _decode(
-    profile: Profile, jobs: Sequence[_Job], outs: Sequence[Tensor], threads: int | None
+    profile: Profile, jobs: Sequence[Job], outs: Sequence[Tensor], threads: int | None
 ) -> None:
     run_all(
         [task for job, out in zip(jobs, outs, strict=True) for task in _tasks(profile, job, out)],
         threads,
     )
-    for job, out in zip(jobs, outs, strict=True):
-        if job.exact is not None:
-            bits = out.view(torch.uint16).numpy()
-            bits[:] = decode_exact(profile, job.exact, bits)
+    exact = [
+        Exact.read(profile, job.exact, out.view(torch.uint16).numpy())
+        for job, out in zip(jobs, outs, strict=True)
+        if job.exact is not None
+    ]
+    run_all([task for each in exact for task in each.tasks()], threads)
+    run_all([each.check for each in exact], threads)
 
 
-def _tasks(profile: Profile, job: _Job, out: Tensor) -> list[Task]:
+def _tasks(profile: Profile, job: Job, out: Tensor) -> list[Task]:
     """One task a stripe, and one a head; they write to different places of `out`."""
-    ready, header = Prepared.of(profile), job.header
+    ready, header, words = Prepared.of(profile), job.header, _as_words(job.lossy)
     turn = turn_of(profile, header.start, header.tokens)
     head = head_of(profile, header.start, header.tokens)
     common = (header.start, ready.book, ready.basis, turn, out.view(torch.uint16).numpy())
@@ -182,11 +223,11 @@ def _tasks(profile: Profile, job: _Job, out: Tensor) -> list[Task]:
     for group in job.groups:
         stripes = profile.stripes(group.number, len(group.main))
         for blocks, places in zip(stripes, group.main, strict=True):
-            streams = (job.words, places, group.sets, blocks, head)
+            streams = (words, places, group.sets, blocks, head)
             tasks.append(partial(_check, kernels.decode_stripe, *streams, *common))
         if group.head is not None:
             blocks = profile.blocks_of(group.number)
-            streams = (job.words, group.head, group.sets, blocks, head)
+            streams = (words, group.head, group.sets, blocks, head)
             tasks.append(
                 partial(_check, kernels.decode_head, *streams, profile.head_depth, *common)
             )
@@ -197,15 +238,3 @@ def _check(kernel: Callable[..., int], *args: object) -> None:
     status = kernel(*args)
     if status != kernels.GOOD:
         raise Malformed(DAMAGE[status])
-
-
-def run_all(tasks: Sequence[Task], threads: int | None) -> None:
-    """Run `tasks` on `threads` (None: one a core); the first error is raised when all ended."""
-    count = min(threads or os.cpu_count() or 1, len(tasks))
-    if count <= 1:
-        for task in tasks:
-            task()
-        return
-    with ThreadPoolExecutor(count) as pool:
-        for done in [pool.submit(task) for task in tasks]:
-            done.result()

@@ -24,6 +24,8 @@ from frontload.kvcache.profile import SUBSTEPS, Profile
 INT8_DOT = 32  # the fewest components that an int8 matrix instruction multiplies
 WIDEST = 3  # bytes of a reconstruction point
 SMALL = 8  # symbols of an alphabet that is searched by comparing with all its counts
+ANGLES = 4096  # positions: angles are formed so many at a time
+MOST_OUTPUTS = 16  # kinds of outputs whose channels' places are kept
 MOST_UNITS = 127 * 256 + 127  # of two bytes, each from -128 to 127
 
 
@@ -56,7 +58,7 @@ class DeviceProfile:
     scales: Tensor  # float32 [depths, blocks]
     frequency: Tensor  # int32 [blocks, n]: which angle turns the pair; -1: none
     point_bytes: tuple[int, ...]  # of each depth
-    _angles: dict[str, Tensor] = field(default_factory=dict)
+    _angles: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
     _places: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
     @property
@@ -115,16 +117,22 @@ class DeviceProfile:
             **{name: torch.from_numpy(a.copy()).to(device) for name, a in arrays.items()},
         )
 
-    def angles(self, num_positions: int) -> Tensor:
-        """float32 `[positions, frequencies, 2]`: cosine and sine of every position from 0 on."""
+    def angles(self, start: int, end: int) -> tuple[int, Tensor]:
+        """Cosines and sines of a range of positions, and which position comes first in them.
+
+        float32 `[positions, frequencies, 2]`, of `start` to `end` and some around. The last range
+        is kept for those inside it; none before it is formed: positions may be in the millions.
+        """
         rotary = self.profile.layout.rotary
         if rotary is None:
-            return self.scales  # never read
-        known = self._angles.get("cached")
-        if known is None or len(known) < num_positions:
-            both = np.stack(rotary.angles(0, _padded(num_positions, 4096)), axis=-1)
-            known = self._angles["cached"] = torch.from_numpy(both).to(self.device)
-        return known
+            return 0, self.scales  # never read
+        origin, known = self._angles.get("cached", (0, self.scales[:0]))
+        if start < origin or end > origin + len(known):
+            origin = start // ANGLES * ANGLES
+            both = np.stack(rotary.angles(origin, _padded(end - origin, ANGLES)), axis=-1)
+            known = torch.from_numpy(both).to(self.device)
+            self._angles["cached"] = origin, known  # at once: threads see both or neither
+        return origin, known
 
     def places(self, strides: tuple[int, ...]) -> Tensor:
         """int64 `[blocks, 2 members, n]`: offset of each channel in an output, -1 for padding.
@@ -132,7 +140,10 @@ class DeviceProfile:
         Args:
             strides: of the output's kind (K, V), layer, head and channel, in elements.
         """
-        if strides not in self._places:
+        known = self._places.get(strides)
+        if known is None:
+            if len(self._places) >= MOST_OUTPUTS:
+                self._places.clear()
             layout = self.profile.layout
             kind, layer, head, channel = strides
             piece = np.arange(layout.num_pieces)
@@ -146,8 +157,8 @@ class DeviceProfile:
             )
             members = _members(self.profile, self.tiling)
             found = _by_pair(whole.reshape(len(whole), -1).astype(np.int64), members, empty=-1)
-            self._places[strides] = torch.from_numpy(found).to(self.device)
-        return self._places[strides]
+            known = self._places[strides] = torch.from_numpy(found).to(self.device)
+        return known
 
 
 def _fitting(profile: Profile, tiling: Tiling) -> Tiling:

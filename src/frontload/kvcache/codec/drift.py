@@ -60,7 +60,7 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One chunk object; `ends[i]` bytes of it hold parts 0 to i."""
+    """One chunk object; `ends[i]` bytes of it hold lossy parts 0 to i, the last all of it."""
 
     data: bytes
     ends: tuple[int, ...]

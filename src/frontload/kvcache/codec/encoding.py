@@ -14,12 +14,14 @@ from functools import partial
 import numpy as np
 import torch
 
+from frontload.kvcache import layout
 from frontload.kvcache.codec import container, encode_kernels
 from frontload.kvcache.codec.container import DEFAULT, DTYPES, Header, Kind, PartEntry
-from frontload.kvcache.codec.decoding import decode_chunk, run_all
+from frontload.kvcache.codec.decoding import decode_chunk, parts_of
 from frontload.kvcache.codec.drift import Drift, Encoded, PartDrift
 from frontload.kvcache.codec.entropy import ESCAPE, GAIN_UNIT, POSITION
 from frontload.kvcache.codec.exact import encode_exact
+from frontload.kvcache.codec.parallel import num_threads, run_all
 from frontload.kvcache.codec.prepared import Prepared
 from frontload.kvcache.codec.quantize import integers
 from frontload.kvcache.codec.streams import (
@@ -27,13 +29,11 @@ from frontload.kvcache.codec.streams import (
     head_of,
     new_head_depths,
     num_lanes,
+    num_stripes,
     write_body,
 )
-from frontload.kvcache.layout import KVTensors
+from frontload.kvcache.layout import KVTensors, check
 from frontload.kvcache.profile import Profile
-
-STRIPE_BYTES = 8192  # of depth 0: states and index of a stream (136 bytes, half of them useful)
-MOST_STRIPES = 64  # are then at most 1 % of the coarsest depth, and less of what follows
 
 
 def encode_chunk(
@@ -54,36 +54,11 @@ def encode_chunk(
         threads: None for one a core.
 
     Raises:
-        ValueError: the chunk is not of the profile's layout, empty, or holds NaN or infinities.
+        ValueError: the chunk is what `layout.check` refuses, or there is no such level.
     """
     check_chunk(profile, chunk)
-    if level is not None and exact:
-        raise ValueError(f"exact needs all levels; set exact=False to store up to level {level}")
-    parts = len(profile.parts) if level is None else profile.levels[level].parts
-    integer, saturated = integers(profile, chunk)
-    header = Header(
-        profile_id=profile.id,
-        tokens=chunk.num_tokens,
-        start=chunk.start,
-        dtype=DTYPES[_TORCH_DTYPES.index(chunk.keys.dtype)],
-        head_apart=head_of(profile, chunk.start, chunk.num_tokens) > 0,
-    )
-    coded = _encode_parts(profile, header, integer, parts, threads)
-    bodies = [(part.entry, part.body) for part in coded]
-    if exact:
-        lossy = decode_chunk(profile, container.write(header, bodies), threads=threads)
-        body = encode_exact(profile, _bits(lossy), _bits(chunk))
-        bodies.append((PartEntry(kind=Kind.EXACT), body))
-    data = container.write(header, bodies)
-    return Encoded(
-        data=data,
-        ends=container.read_header(data).ends,
-        report=Drift(
-            parts=tuple(_drift(profile, chunk, *each) for each in enumerate(coded)),
-            saturated=saturated,
-            beyond_calibration=chunk.start + chunk.num_tokens > profile.calibrated_tokens,
-        ),
-    )
+    parts = _parts_to_store(profile, exact, level)
+    return _coded_chunk(profile, _quantized(profile, chunk), exact, parts, threads)
 
 
 def encode_chunks(
@@ -94,16 +69,77 @@ def encode_chunks(
     level: int | None = None,
     threads: int | None = None,
 ) -> list[Encoded]:
-    """`encode_chunk` of each, side by side."""
+    """`encode_chunk` of each, side by side.
+
+    Integers are formed outside of the pool, by torch's own threads, for as many chunks as the pool
+    then codes at a time.
+    """
+    parts, count = _parts_to_store(profile, exact, level), num_threads(threads)
     found: list[Encoded | None] = [None] * len(chunks)
 
-    def encode(index: int) -> None:
-        found[index] = encode_chunk(profile, chunks[index], exact=exact, level=level, threads=1)
+    def encode(index: int, quantized: _Quantized, threads: int) -> None:
+        found[index] = _coded_chunk(profile, quantized, exact, parts, threads)
 
-    if len(chunks) == 1:
-        return [encode_chunk(profile, chunks[0], exact=exact, level=level, threads=threads)]
-    run_all([partial(encode, index) for index in range(len(chunks))], threads)
+    for chunk in chunks:
+        check_chunk(profile, chunk)
+    for first in range(0, len(chunks), count):
+        batch = chunks[first : first + count]
+        ready = [_quantized(profile, chunk) for chunk in batch]
+        if len(batch) == 1:
+            encode(first, ready[0], count)
+        else:
+            run_all([partial(encode, first + i, each, 1) for i, each in enumerate(ready)], count)
     return [each for each in found if each is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Quantized:
+    """A chunk on the host, and its integers."""
+
+    chunk: KVTensors
+    integer: np.ndarray
+    saturated: int
+
+
+def _quantized(profile: Profile, chunk: KVTensors) -> _Quantized:
+    chunk = chunk.to(device="cpu")
+    integer, saturated = integers(profile, chunk)
+    return _Quantized(chunk=chunk, integer=integer, saturated=saturated)
+
+
+def _parts_to_store(profile: Profile, exact: bool, level: int | None) -> int:
+    if level is not None and exact:
+        raise ValueError(f"exact needs all levels; set exact=False to store up to level {level}")
+    return parts_of(profile, level)
+
+
+def _coded_chunk(
+    profile: Profile, quantized: _Quantized, exact: bool, parts: int, threads: int | None
+) -> Encoded:
+    chunk = quantized.chunk
+    header = Header(
+        profile_id=profile.id,
+        tokens=chunk.num_tokens,
+        start=chunk.start,
+        dtype=DTYPES[layout.DTYPES.index(chunk.keys.dtype)],
+        head_apart=head_of(profile, chunk.start, chunk.num_tokens) > 0,
+    )
+    coded = _encode_parts(profile, header, quantized.integer, parts, threads)
+    bodies = [(part.entry, part.body) for part in coded]
+    if exact:
+        lossy = decode_chunk(profile, container.write(header, bodies), threads=threads)
+        body = encode_exact(profile, _bits(lossy), _bits(chunk), threads=threads)
+        bodies.append((PartEntry(kind=Kind.EXACT), body))
+    data = container.write(header, bodies)
+    return Encoded(
+        data=data,
+        ends=container.read_header(data).ends,
+        report=Drift(
+            parts=tuple(_drift(profile, chunk, *each) for each in enumerate(coded)),
+            saturated=quantized.saturated,
+            beyond_calibration=chunk.start + chunk.num_tokens > profile.calibrated_tokens,
+        ),
+    )
 
 
 def check_chunk(profile: Profile, chunk: KVTensors) -> None:
@@ -112,28 +148,13 @@ def check_chunk(profile: Profile, chunk: KVTensors) -> None:
     Raises:
         ValueError: which it is, and what to do.
     """
-    layout = profile.layout
-    layers, heads, tokens, head_dim = chunk.keys.shape
-    if (layers, heads, head_dim) != (layout.num_layers, layout.num_heads, layout.head_dim):
-        raise ValueError(
-            f"cache of {layers} layers x {heads} heads x {head_dim}, the profile is for "
-            f"{layout.num_layers} x {layout.num_heads} x {layout.head_dim}; calibrate this model"
-        )
-    if chunk.keys.dtype not in _TORCH_DTYPES:
-        raise ValueError(f"cache of {chunk.keys.dtype}; give bfloat16, float16 or float32")
-    if tokens < 1:
-        raise ValueError("a chunk of 0 tokens; leave it out")
+    check(chunk, profile.layout)
+    tokens = chunk.num_tokens
     if tokens > DEFAULT.tokens or chunk.start + tokens > DEFAULT.positions:
         raise ValueError(
             f"a chunk of {tokens} tokens from position {chunk.start}; at most {DEFAULT.tokens} "
             f"tokens, up to position {DEFAULT.positions}; cut it with KVTensors.chunks"
         )
-    for name, values in (("keys", chunk.keys), ("values", chunk.values)):
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError(f"{name} hold NaN or infinities; the model diverged or overflowed")
-
-
-_TORCH_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +208,7 @@ def _encode_group(
     """Streams of each depth (a stripe each, then the head), and the safer sets' extra cost."""
     book = Prepared.of(profile).book
     head = head_of(profile, header.start, header.tokens)
-    stripes = profile.stripes(group, _num_stripes(profile, integer, group))
+    stripes = profile.stripes(group, num_stripes(profile, integer.size, group))
     main: list[tuple[np.ndarray, ...]] = [()] * len(stripes)
 
     def encode(index: int) -> None:
@@ -207,14 +228,6 @@ def _encode_group(
             streams[-1].append(_stream(code, 0, lanes[-1]))
             gains[depth] += code[4][0]
     return streams, gains
-
-
-def _num_stripes(profile: Profile, integer: np.ndarray, group: int) -> int:
-    """So many that each has about `STRIPE_BYTES` at depth 0, where streams are shortest."""
-    coarsest = [part.group for part in profile.parts].index(group)
-    bits = profile.code_length[coarsest] * integer.size if profile.code_length else 0.0
-    blocks = len(profile.blocks_of(group))
-    return int(np.clip(bits / 8 / STRIPE_BYTES, 1, min(blocks, MOST_STRIPES)))
 
 
 def _stream(code: tuple[np.ndarray, ...], depth: int, lanes: int) -> Stream:

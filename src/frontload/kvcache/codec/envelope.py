@@ -21,13 +21,11 @@ import torch
 from torch import Tensor
 
 from frontload.kvcache.codec.damage import Damaged, Malformed, NotAContainer, WrongProfile
-from frontload.kvcache.layout import CacheLayout, KVTensors
+from frontload.kvcache.layout import DTYPES, CacheLayout, KVTensors, check
 
 MAGIC = b"FLKR"
 VERSION = 1
 HEADER = struct.Struct("<4s4B8sIQI")
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-LARGEST_VALUE = 1e30  # differences and scales of values below it stay finite in bf16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,22 +113,9 @@ def checked(kv: KVTensors, layout: CacheLayout) -> KVTensors:
     """`kv`, if a codec for `layout` can code it.
 
     Raises:
-        ValueError: another shape, no token, an unknown dtype, NaN, Inf or beyond 1e30.
+        ValueError: as `layout.check` says.
     """
-    expected = (layout.num_layers, layout.num_heads, layout.head_dim)
-    layers, heads, tokens, head_dim = kv.keys.shape
-    if (layers, heads, head_dim) != expected:
-        raise ValueError(
-            f"kv has {layers} layers, {heads} heads, head size {head_dim}; the codec was made "
-            f"for {expected}"
-        )
-    if not tokens:
-        raise ValueError("kv has no tokens; give at least one")
-    if kv.keys.dtype not in DTYPES:
-        raise ValueError(f"kv has dtype {kv.keys.dtype}; give bfloat16, float16 or float32")
-    for name, tensor in (("keys", kv.keys), ("values", kv.values)):
-        if not bool((tensor.float().abs() < LARGEST_VALUE).all()):
-            raise ValueError(f"{name} hold NaN, Inf or values beyond 1e30; they cannot be coded")
+    check(kv, layout)
     return kv
 
 

@@ -24,19 +24,22 @@ from __future__ import annotations
 
 import struct
 import zlib
-from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from frontload.kvcache.codec import exact_kernels as kernels
 from frontload.kvcache.codec.damage import Damaged
 from frontload.kvcache.codec.exact_kernels import CONTEXTS, ESCAPE, LANES, MOST, SYMBOLS
+from frontload.kvcache.codec.parallel import Task, run_all
+from frontload.kvcache.codec.prepared import Prepared
 from frontload.kvcache.codec.small_tables import counts_of, weights_of
 from frontload.kvcache.profile import Profile
 
 HEAD = struct.Struct("<IHH")
-KEPT = 4  # profiles whose grids are at hand
 STRIPE_VALUES = 1 << 18  # enough for 136 bytes of states and index to be nothing
+Stream = tuple[np.ndarray, np.ndarray, np.ndarray]  # states, words, plain bits
 MISFIT = (
     "it does not fit the lossy level under it (changed bytes, or another machine's arithmetic); "
     "read the finest lossy level instead"
@@ -44,47 +47,69 @@ MISFIT = (
 
 
 def encode_exact(
-    profile: Profile, predicted: np.ndarray, actual: np.ndarray, *, stripes: int | None = None
+    profile: Profile,
+    predicted: np.ndarray,
+    actual: np.ndarray,
+    *,
+    stripes: int | None = None,
+    threads: int | None = 1,
 ) -> bytes:
-    """The body of an exact part.
+    """The body of an exact part, the same whatever `threads`.
 
     Args:
         profile: whose finest level made `predicted`.
         predicted: uint16 `[pieces, tokens, head_dim]`, bits of bf16 values, keys rotated.
         actual: what is to be kept, of the same form.
         stripes: streams that can be decoded side by side; None: one per 256 K values.
+        threads: None for one a core.
     """
     assert predicted.shape == actual.shape
     assert predicted.dtype == actual.dtype == np.uint16
     if stripes is None:
         stripes = min(max(1, actual.size // STRIPE_VALUES), actual.shape[0])
-    grid, fraction = grids(profile)
-    counts = np.zeros(CONTEXTS * SYMBOLS, np.int64)
-    symbols = []
-    for run in _runs(actual.shape[0], stripes):
-        slots = np.empty(actual[run].size, np.uint32)
-        plain = np.empty(slots.size + 1, np.uint32)  # 32 bits a value are more than any takes
-        used = kernels.symbols(
-            grid[run], fraction[run], predicted[run], actual[run], slots, plain, counts
-        )
-        symbols.append((slots, plain[:used]))
+    coding = [_Coding(run) for run in _runs(actual.shape[0], stripes)]
+    grid = grids(profile)
+    run_all([partial(each.count, grid, predicted, actual) for each in coding], threads)
+    counts = sum((each.counts for each in coding), np.zeros(CONTEXTS * SYMBOLS, np.int64))
     tables = pack_tables(counts.reshape(CONTEXTS, SYMBOLS))
     freq, start = unpack_tables(tables)
-    index: list[tuple[int, int]] = []
-    streams: list[np.ndarray] = []
-    for slots, plain in symbols:
-        states, words = np.empty(LANES, np.uint32), np.empty(len(slots) + 1, np.uint16)
-        used = kernels.encode(slots, freq, start, states, words)
-        index.append((used, len(plain)))
-        streams += [states, words[len(words) - used :], plain]
+    run_all([partial(each.code, freq, start) for each in coding], threads)
+    index = [(len(words), len(plain)) for _, words, plain in (each.stream for each in coding)]
     return b"".join(
         [
             HEAD.pack(_crc(actual), stripes, len(tables)),
             tables,
             np.array(index, "<u4").tobytes(),
-            *(_little(array).tobytes() for array in streams),
+            *(_little(array).tobytes() for each in coding for array in each.stream),
         ]
     )
+
+
+class _Coding:
+    """A stripe on its way to a stream (states, words, plain bits)."""
+
+    def __init__(self, run: slice) -> None:
+        self.run = run
+        self.counts = np.zeros(CONTEXTS * SYMBOLS, np.int64)
+        self.slots = self.plain = np.empty(0, np.uint32)
+        self.stream: tuple[np.ndarray, ...] = ()
+
+    def count(
+        self, grid: tuple[np.ndarray, np.ndarray], predicted: np.ndarray, actual: np.ndarray
+    ) -> None:
+        run = self.run
+        self.slots = np.empty(actual[run].size, np.uint32)
+        plain = np.empty(self.slots.size + 1, np.uint32)  # 32 bits a value: more than any takes
+        used = kernels.symbols(
+            grid[0][run], grid[1][run], predicted[run], actual[run], self.slots, plain, self.counts
+        )
+        self.plain = plain[:used].copy()
+
+    def code(self, freq: np.ndarray, start: np.ndarray) -> None:
+        states, words = np.empty(LANES, np.uint32), np.empty(len(self.slots) + 1, np.uint16)
+        used = kernels.encode(self.slots, freq, start, states, words)
+        self.stream = (states, words[len(words) - used :].copy(), self.plain)
+        self.slots = np.empty(0, np.uint32)
 
 
 def decode_exact(
@@ -92,7 +117,7 @@ def decode_exact(
     body: bytes | memoryview,
     predicted: np.ndarray,
     *,
-    pool: Executor | None = None,
+    threads: int | None = 1,
 ) -> np.ndarray:
     """The actual values of `encode_exact`: uint16, shaped like `predicted`.
 
@@ -100,76 +125,80 @@ def decode_exact(
         profile: the encoder's.
         body: as made by `encode_exact`.
         predicted: what the finest lossy level decodes to, as given to `encode_exact`.
-        pool: threads to decode the stripes on; None: on this one.
+        threads: None for one a core.
 
     Raises:
         Damaged: the body is, or `predicted` is not what the encoder had.
     """
-    crc, (freq, start), runs, streams = _parse(memoryview(body), predicted.shape[0])
-    grid, fraction = grids(profile)
-    table = kernels.lookup(freq, start, SYMBOLS)
-    predicted = np.ascontiguousarray(predicted)  # a kernel is compiled for each kind of array
-    actual = np.empty(predicted.shape, np.uint16)
+    bits = np.array(predicted)  # a kernel is compiled for each kind of array
+    exact = Exact.read(profile, body, bits)
+    run_all(exact.tasks(), threads)
+    exact.check()
+    return bits
 
-    def decode(run: slice, stream: tuple[np.ndarray, np.ndarray, np.ndarray]) -> bool:
+
+@dataclass(frozen=True, kw_only=True)
+class Exact:
+    """An exact part and the finest lossy level under it, which its tasks turn into the exact one.
+
+    bits: uint16 `[pieces, tokens, head_dim]`, changed in place, each stripe by its own task.
+    """
+
+    profile: Profile
+    bits: np.ndarray
+    crc: int
+    table: np.ndarray
+    runs: list[slice]
+    streams: list[Stream]
+
+    @staticmethod
+    def read(profile: Profile, body: bytes | memoryview, bits: np.ndarray) -> Exact:
+        """The part, whose sizes add up.
+
+        Raises:
+            Damaged: they do not.
+        """
+        crc, (freq, start), runs, streams = _parse(memoryview(body), bits.shape[0])
+        table = kernels.lookup(freq, start, SYMBOLS)
+        return Exact(profile=profile, bits=bits, crc=crc, table=table, runs=runs, streams=streams)
+
+    def tasks(self) -> list[Task]:
+        """One for each stripe, to be run side by side."""
+        return [
+            partial(self._decode, run, stream)
+            for run, stream in zip(self.runs, self.streams, strict=True)
+        ]
+
+    def check(self) -> None:
+        """What the tasks left is what was encoded.
+
+        Raises:
+            Damaged: it is not.
+        """
+        if _crc(self.bits) != self.crc:
+            raise Damaged("exact part", MISFIT)
+
+    def _decode(self, run: slice, stream: Stream) -> None:
+        (grid, fraction), bits = grids(self.profile), self.bits[run]
+        actual = np.empty(bits.shape, np.uint16)
         states, words, plain = stream
-        return kernels.decode(
-            grid[run], fraction[run], table, predicted[run], states, words, plain, actual[run]
-        )
-
-    fits = (map if pool is None else pool.map)(decode, runs, streams)
-    if not all(list(fits)) or _crc(actual) != crc:
-        raise Damaged("exact part", MISFIT)
-    return actual
+        if not kernels.decode(
+            grid[run],
+            fraction[run],
+            self.table,
+            bits,
+            states.astype(np.uint32),
+            _padded(words, 1),
+            _padded(plain, 2),
+            actual,
+        ):
+            raise Damaged("exact part", MISFIT)
+        bits[:] = actual
 
 
 def grids(profile: Profile) -> tuple[np.ndarray, np.ndarray]:
-    """int32 `[pieces, head_dim]` each: the biased exponent of 128 g_j, and sigma_j's fraction.
-
-    The fraction is 0..3: log2(sigma_j / g_j) in quarters, rounded down, less 6. An error of
-    rounding is uniform in a step, and a component that is never coded hardly larger:
-    sigma_j^2 = scale^2 sum_k inverse_kj^2 / 12; the two channels of a rotated pair share their
-    mean. Integers and single IEEE operations only: every machine finds the same. Made once for each
-    profile, the last few are kept.
-    """
-    found = _grids.pop(profile.id, None)
-    if found is None:
-        found = _of_noise(_variance(profile))
-    _grids[profile.id] = found  # the youngest is last
-    for old in list(_grids)[:-KEPT]:
-        _grids.pop(old, None)
-    return found
-
-
-_grids: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
-
-
-def _variance(profile: Profile) -> np.ndarray:
-    """float64 `[pieces, head_dim]`: sigma_j^2."""
-    transform, layout = profile.transform, profile.layout
-    energy = (transform.inverse.astype(np.int64) ** 2).sum(axis=1).astype(np.float64)
-    scale = transform.scale.astype(np.float64)[:, None]
-    variance = np.empty((layout.num_pieces, layout.head_dim))
-    variance[transform.pieces] = (energy * (scale * scale) / 12).reshape(
-        *transform.pieces.shape, layout.head_dim
-    )
-    if layout.rotary is not None:
-        half, keys = len(layout.rotary.inv_freq), variance[: layout.num_pieces // 2]
-        if layout.rotary.pairing == "halves":
-            first, second = keys[:, :half], keys[:, half : 2 * half]
-        else:
-            first, second = keys[:, 0 : 2 * half : 2], keys[:, 1 : 2 * half : 2]
-        first[:] = second[:] = (first + second) / 2
-    return variance
-
-
-def _of_noise(variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mantissa, exponent = np.frexp(np.maximum(variance, 2.0**-240))  # mantissa in [1/2, 1)
-    quarters = 2 * exponent - 2 + (mantissa >= 2**-0.5)  # of an octave of sigma, rounded down
-    return (
-        np.clip((quarters - 6) // 4 + 7 + 127, 9, 254).astype(np.int32),
-        ((quarters - 6) % 4).astype(np.int32),
-    )
+    """Of `exact_grid.grids_of`, made once for each profile."""
+    return Prepared.of(profile).grids
 
 
 def pack_tables(counts: np.ndarray) -> bytes:
@@ -224,7 +253,7 @@ def _parse(
     int,
     tuple[np.ndarray, np.ndarray],
     list[slice],
-    list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    list[Stream],
 ]:
     """CRC, tables, runs of pieces and their streams; sizes are checked before use."""
     if len(body) < HEAD.size:
@@ -243,9 +272,9 @@ def _parse(
         states_end = at + 4 * LANES
         streams.append(
             (
-                np.frombuffer(body, "<u4", LANES, at).astype(np.uint32),
-                _padded(np.frombuffer(body, "<u2", words, states_end), 1),
-                _padded(np.frombuffer(body, "<u4", plain, states_end + 2 * words), 2),
+                np.frombuffer(body, "<u4", LANES, at),
+                np.frombuffer(body, "<u2", words, states_end),
+                np.frombuffer(body, "<u4", plain, states_end + 2 * words),
             )
         )
         at = states_end + 2 * words + 4 * plain

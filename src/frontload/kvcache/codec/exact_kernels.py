@@ -3,8 +3,8 @@
 Guarantees: no read or write outside the arrays whatever the bytes say (`decode` returns False);
 what the decoder computes is integers; the interpreter's lock is released. Used by `exact` alone,
 which has the format. Rows are walked in passes without branches that data decide, because a
-mispredicted one costs as much as a whole value; indices are unsigned, because numba tests signed
-ones for negative values (a fifth of the time).
+mispredicted one stalls the rest; indices are unsigned, because numba tests signed ones for negative
+values.
 
 A *cell* is a signed integer, monotone in the value: v or ~v with v = |x| / g rounded down while
 |x| < 128 g, and one step per bf16 value from there on.
@@ -15,8 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import int64, njit, uint64
+from numba import int64, uint64
 
+from frontload.kvcache.codec.jit import kernel
 from frontload.kvcache.profile import LANES, TABLE_BITS, TABLE_TOTAL
 
 BITS = TABLE_BITS
@@ -31,10 +32,8 @@ UNARY = 12  # octaves below g that are counted bit by bit; smaller values have t
 # Plain bits of a value in cell v or ~v, v = 0..128: 7 - floor(log2 v), but 0 for v = 0 and 128.
 WIDTH = np.array([0] + [8 - v.bit_length() for v in range(1, 129)], np.int64)
 
-_jit = njit(nogil=True, cache=True)
 
-
-@_jit
+@kernel
 def _cell(bits: Any, grid: Any) -> Any:
     magnitude = bits & 0x7FFF
     below = grid - (magnitude >> 7)
@@ -43,13 +42,13 @@ def _cell(bits: Any, grid: Any) -> Any:
     return cell ^ -(bits >> 15)
 
 
-@_jit
+@kernel
 def _context(bits: Any, grid: Any, fraction: Any) -> Any:
     octave = ((bits & 0x7FFF) >> 7) - grid
     return 4 * min(max(octave, 0), OCTAVES - 1) + fraction
 
 
-@_jit
+@kernel
 def _near_zero(magnitude: Any, grid: Any) -> Any:
     """Plain bits of a value below g, first bit lowest, and how many: octaves, then mantissa."""
     exponent = magnitude >> 7
@@ -61,7 +60,7 @@ def _near_zero(magnitude: Any, grid: Any) -> Any:
     return ((2 << UNARY) - 1) | (magnitude << (UNARY + 1)), UNARY + 16
 
 
-@_jit
+@kernel
 def _from_near_zero(plain: Any, grid: Any) -> Any:
     """The inverse of `_near_zero`: magnitude and bits taken."""
     octaves = 0
@@ -74,7 +73,7 @@ def _from_near_zero(plain: Any, grid: Any) -> Any:
     return 0, UNARY + 1
 
 
-@_jit
+@kernel
 def symbols(
     grid: Any, fraction: Any, predicted: Any, actual: Any, slots: Any, plain: Any, counts: Any
 ) -> Any:
@@ -121,7 +120,7 @@ def symbols(
     return used + (1 if held > 0 else 0)
 
 
-@_jit
+@kernel
 def encode(slots: Any, freq: Any, start: Any, states: Any, words: Any) -> Any:
     """Code `slots` from their end; words fill `words` from its end. Returns how many there are.
 
@@ -146,7 +145,7 @@ def encode(slots: Any, freq: Any, start: Any, states: Any, words: Any) -> Any:
     return len(words) - position
 
 
-@_jit
+@kernel
 def lookup(freq: Any, start: Any, symbols: Any) -> Any:
     """uint32 `[contexts * TOTAL]`: of each count, symbol | freq - 1 << 8 | count - start << 20.
 
@@ -160,7 +159,7 @@ def lookup(freq: Any, start: Any, symbols: Any) -> Any:
     return table
 
 
-@_jit
+@kernel
 def decode(
     grid: Any,
     fraction: Any,

@@ -2,7 +2,7 @@
 
 Guarantees: checksums hold and every stream lies inside its part before a byte is sent; the bytes
 are copied once on the host, into the buffer that is sent, and once to the device. Gives up: the
-exact and state parts, which `chunk` decodes.
+exact and state parts, which `chunk` and `stored` decode.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frontload.kvcache.codec import container
-from frontload.kvcache.codec.container import Malformed, Truncated
+from frontload.kvcache.codec.container import DEFAULT, Limits, Malformed
+from frontload.kvcache.codec.decoding import parts_of, read_job
 from frontload.kvcache.codec.device_profile import DeviceProfile
-from frontload.kvcache.codec.streams import Group, head_of, read_groups
+from frontload.kvcache.codec.streams import Group, head_of
 from frontload.kvcache.profile import LANES, Profile
 
 STREAM_FIELDS = 5  # where states, words, escapes begin and where they end, in 2 bytes; table set
@@ -43,7 +43,7 @@ class Jobs:
 class Uploaded:
     """Checked chunks on the device, to be decoded any number of times."""
 
-    data: Tensor  # int16, the objects as far as the level needs them, one after another
+    data: Tensor  # int16, the lossy parts that the level needs of all objects
     launches: tuple[Jobs, ...]
     start: int  # position of the first token of all
     end: int
@@ -51,7 +51,7 @@ class Uploaded:
 
 @dataclass(frozen=True, kw_only=True)
 class _Chunk:
-    """A checked object: its bytes, and where its streams lie in the joined ones."""
+    """A checked object: the bytes of its lossy parts, and where its streams lie in them."""
 
     view: memoryview
     start: int
@@ -61,7 +61,11 @@ class _Chunk:
 
 
 def upload(
-    device_profile: DeviceProfile, datas: Sequence[bytes | memoryview], level: int, rows: int
+    device_profile: DeviceProfile,
+    datas: Sequence[bytes | memoryview],
+    level: int,
+    rows: int,
+    limits: Limits = DEFAULT,
 ) -> Uploaded:
     """Check chunk objects and copy what a level needs of them to the device.
 
@@ -69,56 +73,51 @@ def upload(
         datas: objects or prefixes of them, in any order.
         level: index into the profile's levels.
         rows: chunks that a program decodes side by side, a power of two.
+        limits: refuse objects that declare more.
 
     Raises:
-        ContainerError: an object is damaged, cut short, of another profile.
-        ValueError: there is none.
+        ContainerError: an object is damaged, cut short, of another profile, beyond the limits.
+        ValueError: there is none, or no such level.
     """
     if not datas:
         raise ValueError("no chunk to decode")
     profile = device_profile.profile
-    parts = profile.levels[level].parts
-    chunks = [_checked(profile, data, parts) for data in datas]
-    lengths = [len(chunk.view) + len(chunk.view) % 2 for chunk in chunks]
-    origins = np.concatenate(([0], np.cumsum(lengths)[:-1])) // 2
+    chunks = [_checked(profile, data, level, limits) for data in datas]
+    origins = np.cumsum([0, *(len(chunk.view) // 2 for chunk in chunks[:-1])])
     start = min(chunk.start for chunk in chunks)
     plan = _Plan(device_profile=device_profile, chunks=chunks, origins=origins, start=start)
     launches = [plan.heads()] if any(chunk.head for chunk in chunks) else []
     launches += [plan.stripes(rows)] if any(c.tokens > c.head for c in chunks) else []
     return Uploaded(
-        data=_joined(chunks, lengths, device_profile.device),
+        data=_joined([chunk.view for chunk in chunks], device_profile.device),
         launches=tuple(launches),
         start=start,
         end=max(chunk.start + chunk.tokens for chunk in chunks),
     )
 
 
-def _checked(profile: Profile, data: bytes | memoryview, parts: int) -> _Chunk:
-    view = memoryview(data).cast("B")
-    outline = container.read_header(view, profile_id=profile.id)
-    container.check_decoded_size(outline.header, profile.layout.values_per_token)
-    if len(outline.entries) < parts:
-        raise Malformed(f"{len(outline.entries)} parts, the level has {parts}")
-    needed = outline.ends[parts - 1]
-    if len(view) < needed:
-        raise Truncated(present=len(view), needed=needed, of="the level")
-    found = container.read(view[:needed], profile_id=profile.id, partial=True)
-    header = found.header
+def _checked(profile: Profile, data: bytes | memoryview, level: int, limits: Limits) -> _Chunk:
+    """An object as the CPU reads it, and what its kernels find out and ours would not."""
+    job = read_job(profile, data, level, limits)
+    if sum(len(group.sets) for group in job.groups) != parts_of(profile, level):
+        raise Malformed(f"fewer parts than level {level} has")
+    header = job.header
+    head = head_of(profile, header.start, header.tokens)
+    empty = head == header.tokens  # no program runs for stripes without a token
+    if empty and any((each.main[..., 3] > each.main[..., 0]).any() for each in job.groups):
+        raise Malformed("streams of no tokens hold words")
     return _Chunk(
-        view=view[:needed],
-        start=header.start,
-        tokens=header.tokens,
-        head=head_of(profile, header.start, header.tokens),
-        groups=read_groups(profile, found, parts),
+        view=job.lossy, start=header.start, tokens=header.tokens, head=head, groups=job.groups
     )
 
 
-def _joined(chunks: Sequence[_Chunk], lengths: Sequence[int], device: torch.device) -> Tensor:
-    staging = torch.empty(sum(lengths), dtype=torch.uint8, pin_memory=device.type == "cuda")
+def _joined(views: Sequence[memoryview], device: torch.device) -> Tensor:
+    size = sum(map(len, views))
+    staging = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
     room, at = memoryview(staging.numpy()), 0
-    for chunk, length in zip(chunks, lengths, strict=True):
-        room[at : at + len(chunk.view)] = chunk.view
-        at += length
+    for view in views:
+        room[at : at + len(view)] = view
+        at += len(view)
     return staging.view(torch.int16).to(device)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frontload.kvcache.codec import container, encoding
+from frontload.kvcache.codec import container
 from frontload.kvcache.codec.container import Header, PartEntry
 from frontload.kvcache.codec.device_profile import DeviceProfile
-from frontload.kvcache.codec.streams import head_of, new_head_depths, num_lanes
+from frontload.kvcache.codec.streams import head_of, new_head_depths, num_lanes, num_stripes
 from frontload.kvcache.codec.triton_encode_kernels import (
     CODE_FIELDS,
     MOVE_FIELDS,
@@ -30,7 +30,7 @@ SPAN = 1024  # 16-bit units that a program moves at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream:
+class StreamPlan:
     """What one stream codes."""
 
     chunk: int
@@ -53,17 +53,17 @@ class Stream:
 
 def streams_of(
     profile: Profile, tables: DeviceProfile, header: Header, chunk: int, part: int
-) -> list[Stream]:
+) -> list[StreamPlan]:
     """The streams of one part, in the order of its body."""
     depth, group = profile.parts[part].depth, profile.parts[part].group
     head = head_of(profile, header.start, header.tokens)
-    shape = (profile.num_blocks, header.tokens, profile.block_size)
-    count = encoding._num_stripes(profile, np.broadcast_to(np.int8(0), shape), group)
+    values = header.tokens * profile.layout.values_per_token
+    count = num_stripes(profile, values, group)
     lanes = num_lanes(profile, header, depth, count)
     found, first = [], tables.first_of_group[group]
     for blocks in profile.stripes(group, count):
         found.append(
-            Stream(
+            StreamPlan(
                 chunk=chunk,
                 part=part,
                 first_block=first,
@@ -77,7 +77,7 @@ def streams_of(
         first += len(blocks)
     if head:
         found.append(
-            Stream(
+            StreamPlan(
                 chunk=chunk,
                 part=part,
                 first_block=tables.first_of_group[group],
@@ -95,7 +95,7 @@ def streams_of(
 class Coded:
     """Streams as the kernel leaves them."""
 
-    streams: Sequence[Stream]
+    streams: Sequence[StreamPlan]
     words: Tensor
     escapes: Tensor
     states: Tensor
@@ -106,7 +106,7 @@ class Coded:
     def of(
         tables: DeviceProfile,
         gains: tuple[Tensor, Tensor],
-        streams: Sequence[Stream],
+        streams: Sequence[StreamPlan],
         integers: Sequence[Tensor],
         joined: Tensor,
     ) -> Coded:

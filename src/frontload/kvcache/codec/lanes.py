@@ -11,8 +11,7 @@ number. A comparison gives a `MASK`. `u16`, `u32`, `i32` and `real` convert.
 
 Loads and stores are in `lane_memory`.
 
-Why: measured on one AVX-512 core, decoding with loops over lanes in small arrays reached 0.4 to
-0.7 Gi symbols a second; with vectors held in registers, 1 to 2.
+Why: loops over lanes keep a tile's states in small arrays, in memory; vectors stay in registers.
 """
 
 from __future__ import annotations

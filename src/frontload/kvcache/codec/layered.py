@@ -1,8 +1,9 @@
 """Our codec as the bench sees codecs: whole files, one for each level.
 
 Guarantees: a file holds the chunks of a run as `chunk` writes them, each cut where its level ends,
-behind its length in 4 bytes. Gives up: what the layers are for, fetching more of the same object
-later; contexts are stored by `container` and `store`, not by this.
+behind its length in 4 bytes. Gives up: dtypes other than bf16, which is what every level decodes to
+(the exact one to the values rounded to bf16), and what the layers are for, fetching more of the
+same object later; contexts are stored by `container` and `stored`, not by this.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
+from frontload.kvcache import layout
 from frontload.kvcache.codec.damage import (
     Damaged,
     Malformed,
@@ -33,15 +34,17 @@ CHECKSUM_AT = 56
 MAX_HEADER_BYTES = FIXED.size + 255 * ENTRY.size
 
 SourceDtype = Literal["bfloat16", "float16", "float32"]
-DTYPES: tuple[SourceDtype, ...] = ("bfloat16", "float16", "float32")  # the code is the index
+DTYPES = tuple(  # the code is the index
+    cast(SourceDtype, str(dtype).removeprefix("torch.")) for dtype in layout.DTYPES
+)
 
 
 class Kind(IntEnum):
     """What a part holds."""
 
-    LOSSY = 0  # one depth of one group
-    EXACT = 1
-    STATE = 2  # recurrent states of a hybrid model
+    STATE = 0  # recurrent states of a hybrid model
+    LOSSY = 1  # one depth of one group
+    EXACT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,11 @@ class Outline:
     def total_bytes(self) -> int:
         """Bytes of the whole object."""
         return self.ends[-1]
+
+    @property
+    def num_states(self) -> int:
+        """Parts in front of the lossy ones: 1 with a recurrent state, else 0."""
+        return sum(entry.kind is Kind.STATE for entry in self.entries)
 
     def refuse_more(self, num_bytes: int) -> None:
         """Refuse bytes behind the object: in a file of several, they are the next one.
@@ -293,7 +301,7 @@ def _check_fields(header: Header, entries: Sequence[PartEntry]) -> None:
         raise Malformed("a part occurs twice")
     kinds = [entry.kind for entry in entries]
     if kinds != sorted(kinds):
-        raise Malformed("parts are out of order: lossy, then exact, then state")
+        raise Malformed("parts are out of order: state, then lossy, then exact")
     for index, entry in enumerate(entries):
         if entry.kind is Kind.LOSSY and entry.stripes < 1:
             raise Malformed(f"part {index}: a lossy part without stripes")

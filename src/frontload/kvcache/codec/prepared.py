@@ -7,16 +7,17 @@ up: profiles that the format cannot carry, which are refused by name.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 
 import numpy as np
 
 from frontload.kvcache.codec.entropy import GAIN_UNIT, Book
+from frontload.kvcache.codec.exact_grid import grids_of
 from frontload.kvcache.codec.quantize import coarser
 from frontload.kvcache.codec.tile_kernels import Basis, Turn
-from frontload.kvcache.profile import LANES, TABLE_TOTAL, Profile
+from frontload.kvcache.profile import ESCAPE_LIMIT, LANES, LARGEST_INTEGER, TABLE_TOTAL, Profile
 
-ESCAPE_LIMIT = (1 << 15) - 1  # an escape is an i16
 KEPT = 4  # profiles
 
 
@@ -26,7 +27,12 @@ class Prepared:
 
     book: Book
     basis: Basis
-    groups: int
+    profile: Profile
+
+    @cached_property
+    def grids(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the exact level: `exact_grid.grids_of`."""
+        return grids_of(self.profile)
 
     @staticmethod
     def of(profile: Profile) -> Prepared:
@@ -62,7 +68,7 @@ def turn_of(profile: Profile, start: int, num_tokens: int) -> Turn:
 def _prepare(profile: Profile) -> Prepared:
     if profile.head_tokens > LANES:
         raise ValueError(f"head tokens is {profile.head_tokens}; at most {LANES} have lanes")
-    return Prepared(book=_book(profile), basis=_basis(profile), groups=int(profile.group.max()) + 1)
+    return Prepared(book=_book(profile), basis=_basis(profile), profile=profile)
 
 
 def _book(profile: Profile) -> Book:
@@ -94,6 +100,12 @@ def _bound(profile: Profile) -> np.ndarray:
     """int32 `[blocks, k]`: the largest magnitude at the depth of birth."""
     live, limit = profile.tables.live, profile.transform.limit
     born = (np.arange(profile.block_size) >= live[:, :, None]).sum(axis=1)  # depths before birth
+    coded = np.arange(profile.block_size) < live[:, -1:]
+    if (limit * coded > LARGEST_INTEGER).any():
+        raise ValueError(
+            f"transform.limit is {(limit * coded).max()}; kernels reckon with at most "
+            f"{LARGEST_INTEGER}, calibrate again"
+        )
     bound = np.zeros_like(limit)
     for depth in range(profile.finest + 1):
         bound = np.where(born == depth, coarser(limit, profile.finest - depth), bound)

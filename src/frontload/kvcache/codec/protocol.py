@@ -20,7 +20,8 @@ class Codec(Protocol):
 
     `encode` is deterministic and accepts any number of tokens from 1 and any start position; it
     cuts long runs into chunks itself, so that `len(encode(kv, level))` is everything that has to be
-    stored or sent for that run. `decode` gives back the shape, dtype and start of what was encoded.
+    stored or sent for that run. `decode` gives back the shape and start of what was encoded, on the
+    CPU, in its dtype or in bf16: caches of servers are bf16, and a codec may keep nothing finer.
     """
 
     @property

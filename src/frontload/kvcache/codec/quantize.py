@@ -16,14 +16,7 @@ from torch import Tensor
 
 from frontload.kvcache.layout import KVTensors
 from frontload.kvcache.profile import SUBSTEPS, Profile
-
-
-def unrotated(profile: Profile, chunk: KVTensors) -> Tensor:
-    """float32 `[pieces, tokens, head_dim]` in piece order, keys without rotary embedding."""
-    keys, values = chunk.keys.float(), chunk.values.float()
-    if profile.layout.rotary is not None:
-        keys = profile.layout.rotary.undo(keys, chunk.start)
-    return KVTensors(keys=keys, values=values, start=chunk.start).pieces()
+from frontload.kvcache.rotary import rotated, unrotated
 
 
 def in_blocks(profile: Profile, pieces: Tensor) -> Tensor:
@@ -43,8 +36,13 @@ def means(profile: Profile, start: int, num_tokens: int) -> np.ndarray:
 
 
 def integers(profile: Profile, chunk: KVTensors) -> tuple[np.ndarray, int]:
-    """int32 `[blocks, tokens, size (k)]` at the finest depth, and how many were saturated."""
-    blocks = in_blocks(profile, unrotated(profile, chunk))
+    """int32 `[blocks, tokens, size (k)]` at the finest depth, and how many were saturated.
+
+    The chunk may lie on any device; the arithmetic is the CPU's.
+    """
+    chunk = chunk.to(device="cpu")
+    plain = unrotated(chunk, profile.layout.rotary)
+    blocks = in_blocks(profile, plain.pieces())
     centred = blocks - torch.from_numpy(means(profile, chunk.start, chunk.num_tokens))
     forward = torch.from_numpy(profile.transform.forward)
     wanted = torch.round(centred @ forward.transpose(1, 2))
@@ -95,10 +93,7 @@ def as_chunk(profile: Profile, value: np.ndarray, start: int) -> KVTensors:
     pieces = np.empty((layout.num_pieces, value.shape[1], layout.head_dim), np.float32)
     pieces[profile.transform.pieces] = split.transpose(0, 2, 1, 3)
     chunk = KVTensors.from_pieces(torch.from_numpy(pieces), layout, start)
-    keys = chunk.keys if layout.rotary is None else layout.rotary.redo(chunk.keys, start)
-    return KVTensors(
-        keys=keys.to(torch.bfloat16), values=chunk.values.to(torch.bfloat16), start=start
-    )
+    return rotated(chunk, layout.rotary).to(dtype=torch.bfloat16)
 
 
 def reconstruct(

@@ -15,31 +15,15 @@ bits of the integer. A table is `2m + 3` cumulative counts from 0 to 65536.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from frontload.kvcache.codec.jit import kernel
 
 TOTAL_BITS = 16
 TOTAL = 1 << TOTAL_BITS
 ESCAPED = 32_767  # integers beyond saturate here
 
 Bytes = NDArray[np.uint8]
-
-
-def rounded_counts(weights: np.ndarray) -> np.ndarray:
-    """uint32 `[..., symbols + 1]`: cumulative counts to 65536, none empty, close to `weights`.
-
-    Args:
-        weights: non-negative `[..., symbols]`, each row with a positive sum.
-    """
-    symbols = weights.shape[-1]
-    share = weights / weights.sum(axis=-1, keepdims=True) * (TOTAL - symbols)
-    counts = np.floor(share).astype(np.int64) + 1
-    likeliest = counts.argmax(axis=-1)[..., None]
-    short = TOTAL - counts.sum(axis=-1, keepdims=True)
-    np.put_along_axis(counts, likeliest, np.take_along_axis(counts, likeliest, -1) + short, -1)
-    cumulative = np.zeros((*weights.shape[:-1], symbols + 1), np.uint32)
-    np.cumsum(counts, axis=-1, out=cumulative[..., 1:], dtype=np.uint32)
-    return cumulative
 
 
 def encode_rows(
@@ -92,7 +76,7 @@ def decode_channels(
     return integers.T
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _carry(room, at):  # type: ignore[no-untyped-def]
     at -= 1
     while room[at] == 255:
@@ -101,7 +85,7 @@ def _carry(room, at):  # type: ignore[no-untyped-def]
     room[at] += 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _narrow(low, span, start, count, room, at):  # type: ignore[no-untyped-def]
     """Code a symbol: the new (low, span, at). The last symbol takes what rounding left."""
     unit = span >> np.uint64(16)
@@ -121,7 +105,7 @@ def _narrow(low, span, start, count, room, at):  # type: ignore[no-untyped-def]
     return low, span, at
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _finish(low, room, at, first):  # type: ignore[no-untyped-def]
     """The fewest bytes within the last interval; the decoder reads zeros after them."""
     if low:
@@ -136,7 +120,7 @@ def _finish(low, room, at, first):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _encode_from(integers, kind, tables, largest, room, first):  # type: ignore[no-untyped-def]
     low, span, at = np.uint64(0), np.uint64(0xFFFFFFFF), first
     for row in range(integers.shape[0]):
@@ -154,12 +138,12 @@ def _encode_from(integers, kind, tables, largest, room, first):  # type: ignore[
     return _finish(low, room, at, first)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _encode(integers, kind, tables, largest, room):  # type: ignore[no-untyped-def]
     return _encode_from(integers, kind, tables, largest, room, 0)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _encode_each(channels, tables, largest, room, lengths):  # type: ignore[no-untyped-def]
     at = 0
     kind = np.zeros(channels.shape[1], np.uint8)
@@ -173,7 +157,7 @@ def _encode_each(channels, tables, largest, room, lengths):  # type: ignore[no-u
     return at
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _widen(code, span, start, count, data, at):  # type: ignore[no-untyped-def]
     """Undo one `_narrow`: `code` is the coded number less `low`."""
     unit = span >> np.uint64(16)
@@ -190,7 +174,7 @@ def _widen(code, span, start, count, data, at):  # type: ignore[no-untyped-def]
     return code, span, at
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _decode(data, kind, tables, largest, integers):  # type: ignore[no-untyped-def]
     code, span, at = np.uint64(0), np.uint64(0xFFFFFFFF), 4
     for i in range(4):
@@ -220,7 +204,7 @@ def _decode(data, kind, tables, largest, integers):  # type: ignore[no-untyped-d
             integers[row, channel] = q
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _decode_each(data, lengths, tables, largest, integers):  # type: ignore[no-untyped-def]
     at = 0
     kind = np.zeros(integers.shape[1], np.uint8)

@@ -17,6 +17,8 @@ from frontload.kvcache.codec.container import Container, Header, Kind, Malformed
 from frontload.kvcache.profile import LANES, Profile
 
 INDEX_BYTES = 8  # an entry: words u32, escapes u32
+STRIPE_BYTES = 8192  # of depth 0: states and index of a stream (136 bytes, half of them useful)
+MOST_STRIPES = 64  # are then at most 1 % of the coarsest depth, and less of what follows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class Group:
     """Where a group's streams lie in an object.
 
     main: int64 `[stripes, depths, 4]`: where states, words, escapes begin and where they end, in
-        units of 2 bytes from the object's beginning.
+        units of 2 bytes from the beginning of the first lossy part.
     head: int64 `[depths, 4]`, of the head streams; None without.
     sets: int64 `[depths]`, table sets.
     """
@@ -37,13 +39,24 @@ class Group:
 
 def head_of(profile: Profile, start: int, num_tokens: int) -> int:
     """How many of a chunk's tokens are among the context's first, which are coded finer."""
-    return min(max(profile.head_tokens - start, 0), num_tokens)
+    return min(max(profile.head_tokens - start, 0), profile.head_tokens, num_tokens)
 
 
 def new_head_depths(profile: Profile, depth: int) -> range:
     """The depths that the head stream of a part of `depth` adds."""
     before = profile.depth_of(depth - 1, head=True) + 1 if depth else 0
     return range(before, profile.depth_of(depth, head=True) + 1)
+
+
+def num_stripes(profile: Profile, num_values: int, group: int) -> int:
+    """Into how many stripes an encoder cuts a group of a chunk of `num_values` (K and V).
+
+    So many that each has about `STRIPE_BYTES` at depth 0, where streams are shortest.
+    """
+    coarsest = [part.group for part in profile.parts].index(group)
+    bits = profile.code_length[coarsest] * num_values if profile.code_length else 0.0
+    blocks = len(profile.blocks_of(group))
+    return int(np.clip(bits / 8 / STRIPE_BYTES, 1, min(blocks, MOST_STRIPES)))
 
 
 def num_lanes(profile: Profile, header: Header, depth: int, stripes: int) -> np.ndarray:
@@ -64,11 +77,13 @@ def read_groups(profile: Profile, found: Container, num_parts: int) -> list[Grou
     header = found.header
     if header.head_apart != (head_of(profile, header.start, header.tokens) > 0):
         raise Malformed(f"head apart is {header.head_apart}, not so by the profile")
-    begin = 64 + 16 * len(found.entries)
+    states = sum(entry.kind is Kind.STATE for entry in found.entries)  # they lie in front
+    begin = 0
     places: dict[int, list[np.ndarray]] = {}
     sets: dict[int, list[int]] = {}
     for index in range(num_parts):
-        entry, body, part = found.entries[index], found.bodies[index], profile.parts[index]
+        entry, body = found.entries[states + index], found.bodies[states + index]
+        part = profile.parts[index]
         if (entry.kind, entry.depth, entry.group) != (Kind.LOSSY, part.depth, part.group):
             raise Malformed(f"part {index} is not depth {part.depth} of group {part.group}")
         known = places.setdefault(entry.group, [])

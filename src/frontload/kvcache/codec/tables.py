@@ -2,7 +2,7 @@
 
 Guarantees: every symbol of an alphabet can be coded (a count of at least 1 in 4096), the rest goes
 to an escape; a component is coded only from the depth on at which it is worth its bits. Gives up:
-adaptation; the prototype found none that pays (facts of docs/LOG.md).
+adaptation: every distribution comes from calibration, and drift is reported instead.
 
 Two passes: `births` says from which depth on each component is coded, the caller sorts components
 by it, `fit` makes the tables of sorted components. Both look at the samples once, for a histogram
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from frontload.kvcache.codec.counts import rounded_counts
 from frontload.kvcache.codec.quantize import coarser
 from frontload.kvcache.profile import SUBSTEPS, TABLE_BITS, TABLE_TOTAL, Tables
 
@@ -243,9 +244,4 @@ def _offsets(histogram: _Histogram) -> np.ndarray:
 
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:
-    """uint16 cumulative counts, 0 to 4096, in proportion to `weights`; none is empty."""
-    share = weights / weights.sum() * (TABLE_TOTAL - len(weights))
-    counts = np.floor(share).astype(np.int64) + 1
-    short = TABLE_TOTAL - counts.sum()
-    counts[np.argsort(np.floor(share) - share, kind="stable")[:short]] += 1
-    return np.concatenate(([0], np.cumsum(counts))).astype(np.uint16)
+    return rounded_counts(weights, TABLE_TOTAL).astype(np.uint16)

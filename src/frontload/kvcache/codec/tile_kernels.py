@@ -30,10 +30,10 @@ from frontload.kvcache.codec.lanes import (
     real,
     select,
 )
-from frontload.kvcache.profile import LANES, SUBSTEPS
+from frontload.kvcache.profile import LANES, LARGEST_INTEGER, SUBSTEPS
 
 WIDEST = (1 << 15) - 1  # a point that one row holds
-MOST_ROWS = SUBSTEPS + 1  # of a pair: integers are at most WIDEST, their points 16 times that
+MOST_ROWS = SUBSTEPS * LARGEST_INTEGER // WIDEST + 1  # of a pair; few ever take two
 BEYOND = -1
 
 

@@ -4,9 +4,9 @@ Guarantees: the bits of `quantize.reconstruct`, whatever the machine; checksums 
 host before anything is uploaded, and a kernel reads nothing outside of a stream's declared words
 (a stream that does not end as encoders end them is an error, never an address). The bytes are on
 the device once, as they lie in the object; between them and the cache there is one tile of scratch
-(32 tokens of a block) per program. Gives up: the exact and the state parts (`chunk` decodes them),
-parts of one group that were cut into different numbers of stripes, and profiles whose limits are
-beyond 24-bit points; each is a `ValueError`.
+(32 tokens of a block) per program. Gives up: the exact and the state parts (`chunk` and
+`stored` decode them), parts of one group that were cut into different numbers of stripes, and
+profiles whose limits are beyond 24-bit points; each is a `ValueError`.
 
     device = DeviceProfile.upload(profile, "cuda")
     out = torch.empty(2, layers, heads, tokens, head_dim, dtype=torch.bfloat16, device="cuda")
@@ -45,7 +45,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frontload.kvcache.codec.container import Damaged
+from frontload.kvcache.codec.container import DEFAULT, Damaged, Limits
 from frontload.kvcache.codec.device_profile import DeviceProfile
 from frontload.kvcache.codec.gpu_jobs import Jobs, Uploaded, upload
 from frontload.kvcache.codec.triton_kernels import decode_chunks
@@ -62,7 +62,7 @@ class Launch:
     stages: int = 1  # of the product's loads
 
 
-DEFAULT = Launch()
+USUAL = Launch()
 
 
 def decode_chunks_gpu(
@@ -74,7 +74,8 @@ def decode_chunks_gpu(
     *,
     start: int | None = None,
     pages: Tensor | None = None,
-    launch: Launch = DEFAULT,
+    launch: Launch = USUAL,
+    limits: Limits = DEFAULT,
 ) -> None:
     """Decode chunk objects into `out`.
 
@@ -84,14 +85,16 @@ def decode_chunks_gpu(
         out: bf16 `[2 (K, V), layers, heads, rows, head_dim]` on the profile's device, any strides.
         start: the position whose token goes to row 0; that of the earliest chunk unless given.
         pages: int64 `[tokens]` on the device: token `start + i` goes to row `pages[i]`, not i.
+        launch: how programs are cut.
+        limits: refuse objects that declare more.
 
     Raises:
-        ContainerError: an object is damaged, cut short, of another profile.
-        ValueError: `profile`, `out` or `pages` does not fit.
+        ContainerError: an object is damaged, cut short, of another profile, beyond the limits.
+        ValueError: there is no such level, or `profile`, `out` or `pages` does not fit.
     """
     if profile.id != device_profile.profile.id:
         raise ValueError("device_profile is another profile's; upload this one")
-    chunks = upload(device_profile, datas, level, launch.rows)
+    chunks = upload(device_profile, datas, level, launch.rows, limits)
     first = chunks.start if start is None else start
     _check_output(device_profile, chunks, out, first, pages)
     check(chunks, decode(device_profile, chunks, out, start=first, pages=pages, launch=launch))
@@ -104,7 +107,7 @@ def decode(
     *,
     start: int,
     pages: Tensor | None = None,
-    launch: Launch = DEFAULT,
+    launch: Launch = USUAL,
 ) -> list[Tensor]:
     """Enqueue the kernels of uploaded chunks; gives the statuses that `check` waits for."""
     statuses = []
@@ -173,7 +176,7 @@ def _enqueue(
     states = torch.empty(lanes * depths * 3, dtype=torch.int32, device=device)
     integers = torch.empty(lanes * jobs.slots * k, dtype=torch.int32, device=device)
     planes = torch.empty(lanes * jobs.point_bytes * k, dtype=torch.int8, device=device)
-    angles = tables.angles(chunks.end)
+    origin, angles = tables.angles(chunks.start, chunks.end)
     strides = out.stride()
     decode_chunks[(programs,)](
         chunks.data, jobs.jobs, jobs.streams, jobs.row_table, tables.order, status,
@@ -183,7 +186,7 @@ def _enqueue(
         jobs.row_table if pages is None else pages, states, integers, planes,
         num_jobs, depths, profile.head_depth if jobs.head else 0, profile.num_blocks,
         profile.finest + 1, tables.base.shape[1], tables.num_pairs, angles.shape[1], strides[3],
-        shift, jobs.slots,
+        shift, origin, jobs.slots,
         ROWS=jobs.rows, K=k, PAIRS=tables.tiling.pairs, COMPONENTS=tables.tiling.components,
         POINT_BYTES=jobs.point_bytes, PAGED=pages is not None,
         TURNED=profile.layout.rotary is not None, HEAD=jobs.head,

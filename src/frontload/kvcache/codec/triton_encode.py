@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from frontload.kvcache import layout
 from frontload.kvcache.codec.container import DTYPES, Header
+from frontload.kvcache.codec.decoding import parts_of
 from frontload.kvcache.codec.device_profile import DeviceProfile
 from frontload.kvcache.codec.encoding import check_chunk
 from frontload.kvcache.codec.gpu_streams import Coded, streams_of
@@ -83,7 +85,8 @@ class Encoder:
         if rotary is None:
             return chunk.keys.float()
         end = chunk.start + chunk.num_tokens
-        angles = self.tables.angles(end)[chunk.start : end]
+        origin, angles = self.tables.angles(chunk.start, end)
+        angles = angles[chunk.start - origin : end - origin]
         return rotary.undo(chunk.keys.float(), chunk.start, angles)
 
 
@@ -97,13 +100,19 @@ def encode_chunks_gpu(
         level: store no finer level than this index into `profile.levels`.
 
     Raises:
-        ValueError: a chunk is not of the profile's layout, empty, or holds NaN or infinities.
+        ValueError: a chunk is on another device, not of the profile's layout, empty, or holds NaN
+            or infinities; or there is no such level.
     """
     if profile.id != encoder.tables.profile.id:
         raise ValueError("encoder is another profile's; upload this one")
     found: list[bytes] = []
     for batch in _batches(chunks, encoder.batch_values):
         for chunk in batch:
+            if chunk.keys.device != encoder.tables.device:
+                raise ValueError(
+                    f"a chunk is on {chunk.keys.device}, the encoder's tables on "
+                    f"{encoder.tables.device}; move it there, or use encode_chunks"
+                )
             check_chunk(profile, chunk)
         headers = [_header(profile, chunk) for chunk in batch]
         integers = [encoder.integers(chunk) for chunk in batch]
@@ -120,7 +129,7 @@ def encode_integers(
 ) -> list[bytes]:
     """The objects of integers at the finest depth, int32 `[blocks, k, tokens]` each."""
     profile = encoder.tables.profile
-    parts = len(profile.parts) if level is None else profile.levels[level].parts
+    parts = parts_of(profile, level)
     streams = [
         stream
         for chunk, header in enumerate(headers)
@@ -145,7 +154,7 @@ def _header(profile: Profile, chunk: KVTensors) -> Header:
         profile_id=profile.id,
         tokens=chunk.num_tokens,
         start=chunk.start,
-        dtype=DTYPES[(torch.bfloat16, torch.float16, torch.float32).index(chunk.keys.dtype)],
+        dtype=DTYPES[layout.DTYPES.index(chunk.keys.dtype)],
         head_apart=head_of(profile, chunk.start, chunk.num_tokens) > 0,
     )
 

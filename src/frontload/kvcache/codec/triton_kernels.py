@@ -74,7 +74,7 @@ def _multiplied(
 @triton.jit
 def rebuild(
     planes, block, tile, depth, row_table, live, weights, means, scales, frequency, angles, places,
-    out, pages, num_blocks, num_depths, num_pairs, num_angles, row_stride, shift,
+    out, pages, num_blocks, num_depths, num_pairs, num_angles, row_stride, shift, origin,
     ROWS: tl.constexpr, K: tl.constexpr, PAIRS: tl.constexpr, COMPONENTS: tl.constexpr,
     POINT_BYTES: tl.constexpr, PAGED: tl.constexpr, TURNED: tl.constexpr,
 ):  # fmt: skip
@@ -112,7 +112,7 @@ def rebuild(
         if TURNED:
             angle = tl.load(frequency + block * num_pairs + pair)[None, :]
             turns = valid[:, None] & (angle >= 0)
-            at = angles + (position[:, None] * num_angles + angle) * 2
+            at = angles + ((position - origin)[:, None] * num_angles + angle) * 2
             cosine = tl.load(at, mask=turns, other=1.0)
             sine = tl.load(at + 1, mask=turns, other=0.0)
             turned = a * cosine - b * sine
@@ -125,7 +125,10 @@ def rebuild(
 
 
 # Triton compiles anew for integers that are 1 or multiples of 16, unless told that nothing is won.
-COUNTS = ("num_jobs", "num_streams", "head_shift", "shift", "integer_blocks", "num_entries")
+COUNTS = (
+    *("num_jobs", "num_streams", "head_shift", "shift", "origin", "integer_blocks"),
+    "num_entries",
+)
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -134,7 +137,7 @@ def decode_chunks(
     live, alphabets, spans, base, trits, offsets, limits, weights, means, scales, frequency,
     angles, places, out, pages, states, integers, planes,
     num_jobs, num_streams, head_shift, num_blocks, num_depths, num_entries, num_pairs, num_angles,
-    row_stride, shift, integer_blocks,
+    row_stride, shift, origin, integer_blocks,
     ROWS: tl.constexpr, K: tl.constexpr, PAIRS: tl.constexpr, COMPONENTS: tl.constexpr,
     POINT_BYTES: tl.constexpr, PAGED: tl.constexpr, TURNED: tl.constexpr, HEAD: tl.constexpr,
 ):  # fmt: skip
@@ -145,6 +148,7 @@ def decode_chunks(
     ROW_FIELDS]`; status: int32 `[jobs, ROWS]`, 0 if the row is whole.
     states: int32 `[programs, streams, 3, M]`; integers: int32 `[programs, integer_blocks, K, M]`;
     planes: int8 `[programs, POINT_BYTES, K, M]`: scratch of a tile, reused.
+    angles: of positions from `origin` on.
     """
     M: tl.constexpr = ROWS * LANES
     program = tl.program_id(0).to(tl.int64)
@@ -218,7 +222,7 @@ def decode_chunks(
                 rebuild(
                     planes, block, tile, deepest, job_rows, live, weights, means, scales,
                     frequency, angles, places, out, pages,
-                    num_blocks, num_depths, num_pairs, num_angles, row_stride, shift,
+                    num_blocks, num_depths, num_pairs, num_angles, row_stride, shift, origin,
                     ROWS, K, PAIRS, COMPONENTS, POINT_BYTES, PAGED, TURNED,
                 )  # fmt: skip
                 tl.debug_barrier()  # before the next tile's points overwrite these

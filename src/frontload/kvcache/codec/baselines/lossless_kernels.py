@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import int64, njit
+from numba import int64
 
 from frontload.kvcache.codec.exact_kernels import BITS, LOWEST, TOTAL
+from frontload.kvcache.codec.jit import kernel
 from frontload.kvcache.profile import LANES
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def decode(table: Any, states: Any, words: Any, out: Any) -> Any:
     """Fill `out` `[planes, values]`; whether states and words came out even.
 

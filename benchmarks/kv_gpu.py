@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from frontload.kvcache.codec.chunk import decode_chunk
-from frontload.kvcache.codec.device_profile import DeviceProfile, Tiling
-from frontload.kvcache.codec.gpu_jobs import upload
-from frontload.kvcache.codec.triton_decode import USUAL, Launch, check, decode, decode_chunks_gpu
-from frontload.kvcache.codec.triton_encode import Encoder, encode_chunks_gpu
+from frontload.kvcache.codec.gpu.decode import USUAL, Launch, check, decode, decode_chunks_gpu
+from frontload.kvcache.codec.gpu.device_profile import DeviceProfile, Tiling
+from frontload.kvcache.codec.gpu.encode import Encoder, encode_chunks_gpu
+from frontload.kvcache.codec.gpu.jobs import upload
 from frontload.kvcache.layout import KVTensors, join
 from frontload.kvcache.profile import Profile
 

@@ -38,10 +38,10 @@ from transformers import (
 )
 
 from frontload.atomic import replacing
-from frontload.kvcache.bench import Plan, make_suite
+from frontload.kvcache.bench.phenomena import find_phenomena
+from frontload.kvcache.bench.suite import Plan, make_suite
 from frontload.kvcache.episodes import KINDS, Vocabulary
 from frontload.kvcache.huggingface import layout_of
-from frontload.kvcache.phenomena import find_phenomena
 from frontload.kvcache.texts import Text, hold_out, read_texts
 from frontload.model.checkpoint import load_model, save_model
 from frontload.model.config import TokenizerConfig

@@ -18,8 +18,8 @@ from typing import Annotated
 import torch
 import typer
 
-from frontload.kvcache.bench import Plan
-from frontload.kvcache.bench_verb import bench_verb
+from frontload.kvcache.bench.suite import Plan
+from frontload.kvcache.bench.verb import bench_verb
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -195,8 +195,8 @@ def kv_bench(
     search: Annotated[bool, typer.Option(help="Search for the best CacheGen (slow).")] = False,
 ) -> None:
     """Bytes against loss on your model: ours, CacheGen and the other rivals."""
-    from frontload.kvcache.bench import Plan
-    from frontload.kvcache.bench_verb import bench_verb
+    from frontload.kvcache.bench.suite import Plan
+    from frontload.kvcache.bench.verb import bench_verb
 
     bench_verb(
         model,

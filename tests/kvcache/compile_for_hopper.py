@@ -11,8 +11,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from frontload.kvcache.codec.triton_encode_kernels import encode_streams, pack_streams
-from frontload.kvcache.codec.triton_kernels import decode_chunks
+from frontload.kvcache.codec.gpu.decode_kernels import decode_chunks
+from frontload.kvcache.codec.gpu.encode_kernels import encode_streams, pack_streams
 
 POINTERS = {
     "*i8": ("weights", "planes"),

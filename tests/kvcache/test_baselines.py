@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from frontload.kvcache.codec.baselines import packing
+from frontload.kvcache.codec.baselines.envelope import HEADER, rows
 from frontload.kvcache.codec.baselines.int8 import Int8
 from frontload.kvcache.codec.baselines.kivi import LEVELS as KIVI_LEVELS
 from frontload.kvcache.codec.baselines.kivi import Kivi
@@ -18,7 +19,6 @@ from frontload.kvcache.codec.baselines.raw import Raw
 from frontload.kvcache.codec.baselines.turboquant import LEVELS as TURBOQUANT_LEVELS
 from frontload.kvcache.codec.baselines.turboquant import TurboQuant, codebook, rotation
 from frontload.kvcache.codec.damage import ContainerError
-from frontload.kvcache.codec.envelope import HEADER, rows
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.codec.small_tables import counts_of, weights_of
 from frontload.kvcache.layout import KVTensors

@@ -8,7 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from frontload.kvcache.bench import (
+from frontload.kvcache.bench.phenomena import find_phenomena
+from frontload.kvcache.bench.report import as_json, bits_table, plot, points_table
+from frontload.kvcache.bench.rivals import RIVALS
+from frontload.kvcache.bench.suite import (
     Chunked,
     Plan,
     Suite,
@@ -17,13 +20,10 @@ from frontload.kvcache.bench import (
     rounds,
     sweep,
 )
-from frontload.kvcache.bench_report import as_json, bits_table, plot, points_table
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.huggingface import layout_of
 from frontload.kvcache.layout import KVTensors
-from frontload.kvcache.phenomena import find_phenomena
 from frontload.kvcache.quality import measure
-from frontload.kvcache.rivals import RIVALS
 from tests.kvcache.tiny_models import TEXTS, model, tokenizer
 
 PLAN = Plan(prefix_tokens=60, suffix_tokens=30, text=2, recall_a_kind=1, other=1)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frontload.kvcache.ablation import variants
-from frontload.kvcache.bench import calibration_contexts
+from frontload.kvcache.bench.ablation import variants
+from frontload.kvcache.bench.overheads import overheads
+from frontload.kvcache.bench.suite import calibration_contexts
 from frontload.kvcache.calibrate import CalibrationSettings, calibrate
 from frontload.kvcache.codec.damage import Truncated
 from frontload.kvcache.codec.layered import Layered
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.layout import KVTensors
-from frontload.kvcache.overheads import overheads
 from frontload.kvcache.profile import Profile
 from frontload.kvcache.quality import dump
 from tests.kvcache import synthetic

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from frontload.kvcache.blocks import Grouping, Moments, bases, groupings
+from frontload.kvcache.calibration.blocks import Grouping, Moments, bases, groupings
 from tests.kvcache.synthetic import LAYOUT
 
 

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from frontload.kvcache.codec.cachegen import CacheGen
-from frontload.kvcache.codec.cachegen_profile import CacheGenProfile, calibrate
-from frontload.kvcache.codec.cachegen_quantize import PUBLISHED, CacheGenSettings, TensorQuantizer
-from frontload.kvcache.codec.channel_tables import code_length
-from frontload.kvcache.codec.envelope import HEADER, rows
+from frontload.kvcache.codec.baselines.cachegen import CacheGen
+from frontload.kvcache.codec.baselines.cachegen_profile import CacheGenProfile, calibrate
+from frontload.kvcache.codec.baselines.cachegen_quantize import (
+    PUBLISHED,
+    CacheGenSettings,
+    TensorQuantizer,
+)
+from frontload.kvcache.codec.baselines.channel_tables import code_length
+from frontload.kvcache.codec.baselines.envelope import HEADER, rows
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.layout import KVTensors
 from tests.kvcache.synthetic import LAYOUT, cache

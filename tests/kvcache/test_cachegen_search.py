@@ -1,7 +1,14 @@
 import dataclasses
 
-from frontload.kvcache.codec.cachegen_quantize import PUBLISHED, CacheGenSettings
-from frontload.kvcache.codec.cachegen_search import ANY, BEST, DIRECT, WITH_ANCHORS, best, search
+from frontload.kvcache.codec.baselines.cachegen_quantize import PUBLISHED, CacheGenSettings
+from frontload.kvcache.codec.baselines.cachegen_search import (
+    ANY,
+    BEST,
+    DIRECT,
+    WITH_ANCHORS,
+    best,
+    search,
+)
 
 
 def _bits(settings: CacheGenSettings) -> float | None:

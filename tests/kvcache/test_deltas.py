@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from frontload.kvcache.deltas import delta_gain
+from frontload.kvcache.calibration.deltas import delta_gain
 from frontload.kvcache.layout import KVTensors
 from frontload.kvcache.rotary import rotated, unrotated
 from tests.kvcache import synthetic

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from frontload.kvcache.fisher import gradients, probe
+from frontload.kvcache.calibration.fisher import gradients, probe
 from frontload.kvcache.huggingface import layout_of, prefill
 from frontload.kvcache.layout import KVTensors
 from frontload.kvcache.quality import Context, suffix_logits

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from frontload.kvcache.codec.baselines.allocation import Allocation, Option
+from frontload.kvcache.codec.baselines.envelope import HEADER
 from frontload.kvcache.codec.baselines.kvtc import KVTC, WITHOUT_WINDOW, pack, packed_bytes, unpack
 from frontload.kvcache.codec.baselines.kvtc_profile import KVTCProfile, KVTCSettings, calibrate
 from frontload.kvcache.codec.baselines.kvtc_quantize import Group, quantize, restore, steps_of
-from frontload.kvcache.codec.envelope import HEADER
 from frontload.kvcache.codec.protocol import Codec
 from tests.kvcache.synthetic import LAYOUT, cache
 

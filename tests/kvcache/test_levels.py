@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frontload.kvcache import levels
+from frontload.kvcache.calibration import levels
 from frontload.kvcache.profile import Part
 
 ONES = np.ones(16)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from frontload.kvcache.codec.baselines.envelope import HEADER, rows
 from frontload.kvcache.codec.baselines.lmcache import STREAM_TOKENS, LMCache
 from frontload.kvcache.codec.baselines.lmcache_tables import (
     LEVELS,
@@ -13,7 +14,6 @@ from frontload.kvcache.codec.baselines.lmcache_tables import (
     largest_of_layers,
     quantize,
 )
-from frontload.kvcache.codec.envelope import HEADER, rows
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.layout import KVTensors
 from tests.kvcache.synthetic import LAYOUT, cache

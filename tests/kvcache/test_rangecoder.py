@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from frontload.kvcache.codec.channel_tables import code_length, fit_channels, largest_of
-from frontload.kvcache.codec.counts import rounded_counts
-from frontload.kvcache.codec.rangecoder import (
+from frontload.kvcache.codec.baselines.channel_tables import code_length, fit_channels, largest_of
+from frontload.kvcache.codec.baselines.rangecoder import (
     ESCAPED,
     decode_channels,
     decode_rows,
     encode_channels,
     encode_rows,
 )
+from frontload.kvcache.codec.counts import rounded_counts
 
 
 def _integers(rows: int, channels: int, scale: float, seed: int = 0) -> np.ndarray:

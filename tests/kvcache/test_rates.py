@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from frontload.kvcache.bench.rates import Point, bits_at, saving
 from frontload.kvcache.quality import ContextLoss
-from frontload.kvcache.rates import Point, bits_at, saving
 
 VALUES = 1_000
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frontload.kvcache.blocks import Bases, bases
+from frontload.kvcache.calibration.blocks import Bases, bases
+from frontload.kvcache.calibration.transform import UNITS, Built, Sample, _limits, build
 from frontload.kvcache.codec.quantize import coarser
 from frontload.kvcache.profile import ESCAPE_LIMIT, LARGEST_INTEGER, SUBSTEPS
-from frontload.kvcache.transform import UNITS, Built, Sample, _limits, build
 
 FINEST = 3
 STEP = 0.05

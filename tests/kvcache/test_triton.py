@@ -22,10 +22,10 @@ pytest.importorskip("triton", reason="triton is not installed: GPU kernels are n
 from frontload.kvcache.codec import container
 from frontload.kvcache.codec.chunk import decode_chunk, encode_chunk
 from frontload.kvcache.codec.container import DEFAULT, Damaged, Limits, Truncated, WrongProfile
-from frontload.kvcache.codec.device_profile import ANGLES, DeviceProfile
+from frontload.kvcache.codec.gpu.decode import Launch, decode_chunks_gpu
+from frontload.kvcache.codec.gpu.device_profile import ANGLES, DeviceProfile
+from frontload.kvcache.codec.gpu.encode import Encoder, encode_chunks_gpu, encode_integers
 from frontload.kvcache.codec.quantize import integers
-from frontload.kvcache.codec.triton_decode import Launch, decode_chunks_gpu
-from frontload.kvcache.codec.triton_encode import Encoder, encode_chunks_gpu, encode_integers
 from frontload.kvcache.layout import CacheLayout, KVTensors
 from frontload.kvcache.rotary import Rotary
 

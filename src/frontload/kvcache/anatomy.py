@@ -70,6 +70,7 @@ def dissect(chunks: Sequence[bytes | memoryview]) -> Anatomy:
         PartBytes(kind=kind, depth=depth, group=group, num_bytes=num_bytes)
         for (kind, depth, group), num_bytes in total.items()
     ]
+    parts.sort(key=lambda part: part.kind)  # a state is in the last object alone, but comes first
     return Anatomy(headers=tuple(headers), parts=tuple(parts), framing_bytes=framing)
 
 

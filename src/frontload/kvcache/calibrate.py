@@ -24,19 +24,19 @@ import numpy as np
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from frontload.kvcache import levels
-from frontload.kvcache.blocks import Bases, Grouping, bases, groupings
+from frontload.kvcache.calibration import levels
+from frontload.kvcache.calibration.blocks import Bases, Grouping, bases, groupings
+from frontload.kvcache.calibration.deltas import delta_gain
+from frontload.kvcache.calibration.metrics import Metric, metric_of
+from frontload.kvcache.calibration.statistics import Statistics, collect
+from frontload.kvcache.calibration.transform import Built, Sample, build, sample_in_blocks
 from frontload.kvcache.codec import tables
 from frontload.kvcache.codec.quantize import integers, reconstruct
-from frontload.kvcache.deltas import delta_gain
 from frontload.kvcache.fingerprint import fingerprint
 from frontload.kvcache.huggingface import layout_of
 from frontload.kvcache.layout import CacheLayout, KVTensors
-from frontload.kvcache.metrics import Metric, metric_of
 from frontload.kvcache.profile import Part, Profile
 from frontload.kvcache.quality import Context, Dump, dump, evaluate
-from frontload.kvcache.statistics import Statistics, collect
-from frontload.kvcache.transform import Built, Sample, build, sample_in_blocks
 from frontload.strict import Strict
 
 Report = Callable[[str], None]

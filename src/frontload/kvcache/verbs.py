@@ -52,14 +52,18 @@ def calibrate_verb(
         def report(line: str) -> None:
             status.update(line)
             if not line.startswith("context "):  # one a context: worth seeing, not keeping
-                console.print(line, highlight=False)
+                console.print(line, highlight=False, soft_wrap=True)
 
         profile = calibrate(model, found, settings, report)
     profile.save(out)
     if profile.layout.rotary_note:
-        console.print(f"coded as cached: {profile.layout.rotary_note}", highlight=False)
+        console.print(
+            f"coded as cached: {profile.layout.rotary_note}", highlight=False, soft_wrap=True
+        )
     console.print(_levels(profile))
-    console.print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)", highlight=False)
+    console.print(
+        f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)", highlight=False, soft_wrap=True
+    )
 
 
 def encode_verb(
@@ -96,6 +100,7 @@ def decode_verb(path: Path, profile: Path, out: Path, level: int | None) -> None
         f"wrote {out}: keys and values [{layers} layers, {heads} heads, {tokens} tokens from "
         f"position {kv.start}, {head_dim}], bf16",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -112,11 +117,12 @@ def inspect_verb(path: Path, profile: Path | None, plot: Path | None) -> None:
         f"{path}: {len(chunks)} chunks, {found.num_tokens:,} tokens from position {first.start}, "
         f"{found.num_bytes:,} bytes, of a {first.dtype} cache, profile {first.profile_id.hex()}",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(_parts(found, known))
     if known is not None and plot is not None:
         anatomy.draw(anatomy.bits_by_layer(known, chunks), plot)
-        console.print(f"wrote {plot}", highlight=False)
+        console.print(f"wrote {plot}", highlight=False, soft_wrap=True)
 
 
 def _parts(found: anatomy.Anatomy, profile: Profile | None) -> Table:
@@ -129,19 +135,18 @@ def _parts(found: anatomy.Anatomy, profile: Profile | None) -> Table:
     table.add_row("headers", f"{found.framing_bytes:,}")
     values = found.num_tokens * profile.layout.values_per_token if profile else 1
     levels = {level.parts: (i, level) for i, level in enumerate(profile.levels if profile else ())}
-    total = found.framing_bytes
-    for number, part in enumerate(found.parts, 1):
-        name = (
-            f"depth {part.depth}, group {part.group}"
-            if part.kind == Kind.LOSSY
-            else (part.kind.name.lower())
-        )
+    total, lossy = found.framing_bytes, 0
+    for part in found.parts:
+        lossy += part.kind == Kind.LOSSY
+        name = part.kind.name.lower()
+        if part.kind == Kind.LOSSY:
+            name = f"depth {part.depth}, group {part.group}"
         row = [name, f"{part.num_bytes:,}"]
         if profile and part.kind != Kind.STATE:
             total += part.num_bytes
             row += [f"{8 * part.num_bytes / values:.3f}", f"{8 * total / values:.3f}"]
-        if profile and part.kind == Kind.LOSSY and number in levels:
-            row += [str(levels[number][0]), f"{levels[number][1].kl:.2g}"]
+        if profile and part.kind == Kind.LOSSY and lossy in levels:
+            row += [str(levels[lossy][0]), f"{levels[lossy][1].kl:.2g}"]
         elif profile and part.kind == Kind.EXACT:
             row += [str(len(profile.levels)), "0"]
         table.add_row(*row)
@@ -193,7 +198,7 @@ def _contexts(
         for kind in KINDS:
             found += retrieval_contexts(tokenizer, kind, count=retrieval, **shape)
     except ValueError as error:
-        console.print(f"without retrieval contexts: {error}", highlight=False)
+        console.print(f"without retrieval contexts: {error}", highlight=False, soft_wrap=True)
     return found + text_contexts(tokenizer, texts, domain="text", count=count - len(found), **shape)
 
 

@@ -3,7 +3,7 @@
 Guarantees: `integers` is the only place where floating point decides an integer, and only the
 encoder does it; from integers to values everything is exact integer arithmetic, one float32
 multiplication, one addition, the rotation and one rounding to bf16, in this order, so that all
-machines decode the same bits. Gives up: speed; `kernels` and `triton_decode` have it.
+machines decode the same bits. Gives up: speed; `kernels` and `gpu` have it.
 
 Source: nested uniform quantizers of step ratio 3; see docs/kv-codec.md.
 """

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from frontload.kvcache.codec.baselines.packing import bf16_not_below, from_bf16_bits
-from frontload.kvcache.codec.envelope import (
+from frontload.kvcache.codec.baselines.envelope import (
     checked,
     codec_id,
     from_rows,
@@ -25,6 +24,7 @@ from frontload.kvcache.codec.envelope import (
     seal,
     unseal,
 )
+from frontload.kvcache.codec.baselines.packing import bf16_not_below, from_bf16_bits
 from frontload.kvcache.layout import CacheLayout, KVTensors
 
 LARGEST = 127

@@ -18,15 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from frontload.kvcache.codec.baselines.packing import (
-    bf16_bits,
-    bf16_not_below,
-    from_bf16_bits,
-    pack,
-    packed_bytes,
-    unpack,
-)
-from frontload.kvcache.codec.envelope import (
+from frontload.kvcache.codec.baselines.envelope import (
     Body,
     checked,
     codec_id,
@@ -35,6 +27,14 @@ from frontload.kvcache.codec.envelope import (
     rows,
     seal,
     unseal,
+)
+from frontload.kvcache.codec.baselines.packing import (
+    bf16_bits,
+    bf16_not_below,
+    from_bf16_bits,
+    pack,
+    packed_bytes,
+    unpack,
 )
 from frontload.kvcache.layout import CacheLayout, KVTensors
 

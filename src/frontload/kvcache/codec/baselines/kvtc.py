@@ -24,14 +24,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from frontload.kvcache.codec.baselines.kvtc_profile import (
-    KVTCProfile,
-    KVTCSettings,
-    as_wide,
-)
-from frontload.kvcache.codec.baselines.kvtc_quantize import quantize, restore, steps_of
-from frontload.kvcache.codec.damage import Malformed
-from frontload.kvcache.codec.envelope import (
+from frontload.kvcache.codec.baselines.envelope import (
     Body,
     Envelope,
     checked,
@@ -41,6 +34,13 @@ from frontload.kvcache.codec.envelope import (
     seal,
     unseal,
 )
+from frontload.kvcache.codec.baselines.kvtc_profile import (
+    KVTCProfile,
+    KVTCSettings,
+    as_wide,
+)
+from frontload.kvcache.codec.baselines.kvtc_quantize import quantize, restore, steps_of
+from frontload.kvcache.codec.damage import Malformed
 from frontload.kvcache.layout import KVTensors, join
 
 WITHOUT_WINDOW = KVTCSettings(name="kvtc-nowindow", window=0)

@@ -19,15 +19,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from frontload.kvcache.codec import offline
+from frontload.kvcache.codec.baselines import offline
 from frontload.kvcache.codec.baselines.allocation import Allocation, Option
+from frontload.kvcache.codec.baselines.envelope import checked, rows
 from frontload.kvcache.codec.baselines.kvtc_quantize import (
     Group,
     quantize,
     restore,
     steps_of,
 )
-from frontload.kvcache.codec.envelope import checked, rows
 from frontload.kvcache.layout import CacheLayout, KVTensors
 
 KIND = "frontload-kvtc-profile"

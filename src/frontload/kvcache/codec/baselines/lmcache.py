@@ -29,7 +29,17 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from frontload.kvcache.codec import offline
+from frontload.kvcache.codec.baselines import offline
+from frontload.kvcache.codec.baselines.envelope import (
+    Body,
+    checked,
+    codec_id,
+    from_rows,
+    level_index,
+    rows,
+    seal,
+    unseal,
+)
 from frontload.kvcache.codec.baselines.lmcache_tables import (
     LEVELS,
     OfflineTables,
@@ -42,17 +52,7 @@ from frontload.kvcache.codec.baselines.lmcache_tables import (
     quantize,
     table_name,
 )
-from frontload.kvcache.codec.envelope import (
-    Body,
-    checked,
-    codec_id,
-    from_rows,
-    level_index,
-    rows,
-    seal,
-    unseal,
-)
-from frontload.kvcache.codec.rangecoder import decode_channels, encode_channels
+from frontload.kvcache.codec.baselines.rangecoder import decode_channels, encode_channels
 from frontload.kvcache.layout import CacheLayout, KVTensors, join
 
 STREAM_TOKENS = 256

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from frontload.kvcache.codec import offline
-from frontload.kvcache.codec.channel_tables import fit_channels
-from frontload.kvcache.codec.envelope import checked, rows
+from frontload.kvcache.codec.baselines import offline
+from frontload.kvcache.codec.baselines.channel_tables import fit_channels
+from frontload.kvcache.codec.baselines.envelope import checked, rows
 from frontload.kvcache.layout import CacheLayout, KVTensors
 
 LEVELS = (

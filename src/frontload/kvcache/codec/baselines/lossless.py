@@ -27,9 +27,7 @@ import numpy as np
 import zstandard
 
 from frontload.kvcache.codec.baselines import lossless_kernels
-from frontload.kvcache.codec.baselines.packing import bf16_bits, from_bf16_bits
-from frontload.kvcache.codec.damage import Malformed
-from frontload.kvcache.codec.envelope import (
+from frontload.kvcache.codec.baselines.envelope import (
     Body,
     checked,
     codec_id,
@@ -39,6 +37,8 @@ from frontload.kvcache.codec.envelope import (
     seal,
     unseal,
 )
+from frontload.kvcache.codec.baselines.packing import bf16_bits, from_bf16_bits
+from frontload.kvcache.codec.damage import Malformed
 from frontload.kvcache.codec.exact_kernels import LANES, encode, lookup
 from frontload.kvcache.codec.small_tables import counts_of, weights_of
 from frontload.kvcache.layout import CacheLayout, KVTensors

@@ -6,8 +6,7 @@ their bf16 rounding, as every codec here does.
 
 from __future__ import annotations
 
-from frontload.kvcache.codec.baselines.packing import bf16_bits, from_bf16_bits
-from frontload.kvcache.codec.envelope import (
+from frontload.kvcache.codec.baselines.envelope import (
     checked,
     codec_id,
     from_rows,
@@ -16,6 +15,7 @@ from frontload.kvcache.codec.envelope import (
     seal,
     unseal,
 )
+from frontload.kvcache.codec.baselines.packing import bf16_bits, from_bf16_bits
 from frontload.kvcache.layout import CacheLayout, KVTensors
 
 

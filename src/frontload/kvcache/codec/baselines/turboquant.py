@@ -20,14 +20,7 @@ from functools import cache
 
 import numpy as np
 
-from frontload.kvcache.codec.baselines.packing import (
-    bf16_bits,
-    from_bf16_bits,
-    pack,
-    packed_bytes,
-    unpack,
-)
-from frontload.kvcache.codec.envelope import (
+from frontload.kvcache.codec.baselines.envelope import (
     checked,
     codec_id,
     from_rows,
@@ -35,6 +28,13 @@ from frontload.kvcache.codec.envelope import (
     rows,
     seal,
     unseal,
+)
+from frontload.kvcache.codec.baselines.packing import (
+    bf16_bits,
+    from_bf16_bits,
+    pack,
+    packed_bytes,
+    unpack,
 )
 from frontload.kvcache.layout import CacheLayout, KVTensors
 

@@ -46,9 +46,9 @@ import torch
 from torch import Tensor
 
 from frontload.kvcache.codec.container import DEFAULT, Damaged, Limits
-from frontload.kvcache.codec.device_profile import DeviceProfile
-from frontload.kvcache.codec.gpu_jobs import Jobs, Uploaded, upload
-from frontload.kvcache.codec.triton_kernels import decode_chunks
+from frontload.kvcache.codec.gpu.decode_kernels import decode_chunks
+from frontload.kvcache.codec.gpu.device_profile import DeviceProfile
+from frontload.kvcache.codec.gpu.jobs import Jobs, Uploaded, upload
 from frontload.kvcache.profile import LANES, Profile
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frontload.kvcache.blocks import Bases
+from frontload.kvcache.calibration.blocks import Bases
 from frontload.kvcache.codec import tables
 from frontload.kvcache.profile import ESCAPE_LIMIT, LARGEST_INTEGER, SUBSTEPS, Tables, Transform
 

@@ -1,4 +1,4 @@
-"""Triton code of `triton_decode`: the fused kernel, from compressed words to bf16 in the cache.
+"""Triton code of `decode`: the fused kernel, from compressed words to bf16 in the cache.
 
 Guarantees: the integers, the float32 operations and their order are those of `quantize`; every load
 and store is masked by declared sizes. Gives up: being called directly; the launch code justifies
@@ -11,9 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from frontload.kvcache.codec.triton_entropy import LANES, decode_depth
+from frontload.kvcache.codec.gpu.entropy import LANES, decode_depth
 
-# Fields of descriptors, as `gpu_jobs` writes them; places are in 16-bit units of `data`.
+# Fields of descriptors, as `jobs` writes them; places are in 16-bit units of `data`.
 STREAM_FIELDS = tl.constexpr(5)  # where states, words, escapes begin and where they end; table set
 ROW_FIELDS = tl.constexpr(4)  # first token, last token, position of token 0, output row of token 0
 

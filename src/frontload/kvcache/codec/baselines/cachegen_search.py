@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from frontload.kvcache.codec.cachegen_quantize import (
+from frontload.kvcache.codec.baselines.cachegen_quantize import (
     OFFLINE_LEVELS,
     PUBLISHED,
     TOKEN_LEVELS,

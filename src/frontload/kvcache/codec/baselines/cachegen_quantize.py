@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from frontload.kvcache.codec.rangecoder import ESCAPED
+from frontload.kvcache.codec.baselines.rangecoder import ESCAPED
 
 ANCHOR_LARGEST = 127  # 8 bits, symmetric
 TOKEN_LEVELS = (0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.0625, 0.045, 0.03, 0.02)

@@ -16,9 +16,9 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from frontload.atomic import replacing
-from frontload.kvcache import bench_run
-from frontload.kvcache.bench import Plan
-from frontload.kvcache.bench_report import (
+from frontload.kvcache.bench import run as bench_run
+from frontload.kvcache.bench.rates import Point
+from frontload.kvcache.bench.report import (
     ablation_table,
     as_json,
     bits_table,
@@ -32,12 +32,12 @@ from frontload.kvcache.bench_report import (
     rounds_table,
     short,
 )
+from frontload.kvcache.bench.rivals import RIVALS
+from frontload.kvcache.bench.suite import Plan
 from frontload.kvcache.calibrate import CalibrationSettings
 from frontload.kvcache.codec.layered import Layered
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.profile import Profile
-from frontload.kvcache.rates import Point
-from frontload.kvcache.rivals import RIVALS
 
 
 def bench_verb(

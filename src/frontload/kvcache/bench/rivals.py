@@ -10,8 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from frontload.kvcache.codec import cachegen_profile
-from frontload.kvcache.codec.baselines import kvtc_profile, lmcache_tables
+from frontload.kvcache.codec.baselines import cachegen_profile, kvtc_profile, lmcache_tables
+from frontload.kvcache.codec.baselines.cachegen import CacheGen
+from frontload.kvcache.codec.baselines.cachegen_quantize import (
+    OFFLINE_LEVELS,
+    PUBLISHED,
+    CacheGenSettings,
+)
+from frontload.kvcache.codec.baselines.cachegen_search import BEST, DIRECT
 from frontload.kvcache.codec.baselines.int8 import Int8
 from frontload.kvcache.codec.baselines.kivi import Kivi
 from frontload.kvcache.codec.baselines.kvtc import KVTC, WITHOUT_WINDOW
@@ -20,13 +26,6 @@ from frontload.kvcache.codec.baselines.lmcache import LMCache
 from frontload.kvcache.codec.baselines.lossless import Lossless
 from frontload.kvcache.codec.baselines.raw import Raw
 from frontload.kvcache.codec.baselines.turboquant import TurboQuant
-from frontload.kvcache.codec.cachegen import CacheGen
-from frontload.kvcache.codec.cachegen_quantize import (
-    OFFLINE_LEVELS,
-    PUBLISHED,
-    CacheGenSettings,
-)
-from frontload.kvcache.codec.cachegen_search import BEST, DIRECT
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.layout import CacheLayout, KVTensors
 

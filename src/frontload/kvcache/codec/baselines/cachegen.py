@@ -23,8 +23,8 @@ from functools import cached_property
 
 import numpy as np
 
-from frontload.kvcache.codec.cachegen_profile import CacheGenProfile
-from frontload.kvcache.codec.envelope import (
+from frontload.kvcache.codec.baselines.cachegen_profile import CacheGenProfile
+from frontload.kvcache.codec.baselines.envelope import (
     Body,
     checked,
     codec_id,
@@ -34,7 +34,7 @@ from frontload.kvcache.codec.envelope import (
     seal,
     unseal,
 )
-from frontload.kvcache.codec.rangecoder import decode_rows, encode_rows
+from frontload.kvcache.codec.baselines.rangecoder import decode_rows, encode_rows
 from frontload.kvcache.layout import KVTensors, join
 
 

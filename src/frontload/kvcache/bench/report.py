@@ -16,11 +16,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from frontload.kvcache.deltas import DeltaGain
-from frontload.kvcache.overheads import Overheads
-from frontload.kvcache.phenomena import Phenomena
+from frontload.kvcache.bench.overheads import Overheads
+from frontload.kvcache.bench.phenomena import Phenomena
+from frontload.kvcache.bench.rates import Point, Saving, bits_at, saving
+from frontload.kvcache.calibration.deltas import DeltaGain
 from frontload.kvcache.quality import Quality, summarize
-from frontload.kvcache.rates import Point, Saving, bits_at, saving
 
 DASH = "–"
 OURS, OURS_COLOR = "frontload", "black"

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from frontload.kvcache.blocks import Grouping, Moments
-from frontload.kvcache.fisher import gradients
+from frontload.kvcache.calibration.blocks import Grouping, Moments
+from frontload.kvcache.calibration.fisher import gradients
 from frontload.kvcache.huggingface import prefill
 from frontload.kvcache.layout import CacheLayout
 from frontload.kvcache.quality import Context

@@ -1,7 +1,7 @@
 """The whole bench on one model: prepare once, sweep every codec, then what only ours answers.
 
 Guarantees: calibration and measurement share no document; all codecs see the same tensors; what is
-returned is data, printed by `bench_report`. Gives up: models that do not fit one device.
+returned is data, printed by `report`. Gives up: models that do not fit one device.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from frontload.kvcache.ablation import variants
-from frontload.kvcache.bench import (
+from frontload.kvcache.bench.ablation import variants
+from frontload.kvcache.bench.overheads import Overheads, overheads
+from frontload.kvcache.bench.phenomena import Phenomena, find_phenomena
+from frontload.kvcache.bench.rates import Point, bits_at
+from frontload.kvcache.bench.rivals import RIVALS, cachegen
+from frontload.kvcache.bench.suite import (
     TARGETS,
     Chunked,
     Plan,
@@ -26,20 +30,16 @@ from frontload.kvcache.bench import (
     sweep,
 )
 from frontload.kvcache.calibrate import CalibrationSettings, calibrate
-from frontload.kvcache.codec.cachegen_quantize import PUBLISHED, CacheGenSettings
-from frontload.kvcache.codec.cachegen_search import ANY, WITH_ANCHORS, best, search
+from frontload.kvcache.calibration.deltas import DeltaGain, delta_gain
+from frontload.kvcache.codec.baselines.cachegen_quantize import PUBLISHED, CacheGenSettings
+from frontload.kvcache.codec.baselines.cachegen_search import ANY, WITH_ANCHORS, best, search
 from frontload.kvcache.codec.layered import Layered
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.contexts import text_contexts
-from frontload.kvcache.deltas import DeltaGain, delta_gain
 from frontload.kvcache.huggingface import layout_of
 from frontload.kvcache.layout import CacheLayout, KVTensors
-from frontload.kvcache.overheads import Overheads, overheads
-from frontload.kvcache.phenomena import Phenomena, find_phenomena
 from frontload.kvcache.profile import Profile
 from frontload.kvcache.quality import Context, Dump, Quality, dump
-from frontload.kvcache.rates import Point, bits_at
-from frontload.kvcache.rivals import RIVALS, cachegen
 from frontload.kvcache.texts import hold_out, read_texts
 from frontload.model.checkpoint import load_model
 from frontload.model.tokenizer import load_tokenizer

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from frontload.kvcache.codec import offline
-from frontload.kvcache.codec.cachegen_quantize import (
+from frontload.kvcache.codec.baselines import offline
+from frontload.kvcache.codec.baselines.cachegen_quantize import (
     ANCHOR_LARGEST,
     CacheGenSettings,
     TensorQuantizer,
 )
-from frontload.kvcache.codec.channel_tables import LARGEST, fit_channels
-from frontload.kvcache.codec.envelope import checked, rows
+from frontload.kvcache.codec.baselines.channel_tables import LARGEST, fit_channels
+from frontload.kvcache.codec.baselines.envelope import checked, rows
 from frontload.kvcache.layout import CacheLayout, KVTensors
 
 KIND = "frontload-cachegen-profile"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from frontload.kvcache.calibration.levels import MOST_HEAD_TOKENS
 from frontload.kvcache.codec import tables
 from frontload.kvcache.codec.chunk import encode_chunk
 from frontload.kvcache.codec.quantize import integers
 from frontload.kvcache.layout import KVTensors
-from frontload.kvcache.levels import MOST_HEAD_TOKENS
 from frontload.kvcache.profile import Profile
 
 CHUNK_TOKENS = 256

@@ -1,4 +1,4 @@
-"""Triton code of `triton_encode`: integers to words and escapes, then everything into its place.
+"""Triton code of `encode`: integers to words and escapes, then everything into its place.
 
 Guarantees: for the same integers the same words, escapes and states as `encode_kernels`. Gives up:
 being called directly.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from frontload.kvcache.codec.triton_entropy import LANES, in_order
+from frontload.kvcache.codec.gpu.entropy import LANES, in_order
 
 BIAS = tl.constexpr(1 << 20)  # makes integers positive, a multiple of 3 of it too
 # int64 fields of a stream that is coded: first block in `order`, blocks, first depth, end depth,

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from frontload.kvcache.codec.baselines.rangecoder import TOTAL
 from frontload.kvcache.codec.counts import rounded_counts
-from frontload.kvcache.codec.rangecoder import TOTAL
 
 LARGEST = 255  # of an alphabet
 PSEUDO_SAMPLES = (0.5, 2.0, 8.0, 32.0, 128.0, 512.0)

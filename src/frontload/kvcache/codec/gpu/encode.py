@@ -25,9 +25,9 @@ from torch import Tensor
 from frontload.kvcache import layout
 from frontload.kvcache.codec.container import DTYPES, Header
 from frontload.kvcache.codec.decoding import parts_of
-from frontload.kvcache.codec.device_profile import DeviceProfile
 from frontload.kvcache.codec.encoding import check_chunk
-from frontload.kvcache.codec.gpu_streams import Coded, streams_of
+from frontload.kvcache.codec.gpu.device_profile import DeviceProfile
+from frontload.kvcache.codec.gpu.streams import Coded, streams_of
 from frontload.kvcache.codec.prepared import Prepared
 from frontload.kvcache.codec.streams import head_of
 from frontload.kvcache.layout import KVTensors

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from frontload.kvcache.bench.rates import Point
 from frontload.kvcache.codec.protocol import Codec
 from frontload.kvcache.contexts import retrieval_contexts, text_contexts
 from frontload.kvcache.episodes import KINDS
 from frontload.kvcache.layout import KVTensors, join
 from frontload.kvcache.quality import Context, Dump, Quality, dump, measure, summarize
-from frontload.kvcache.rates import Point
 from frontload.kvcache.texts import Text
 
 TARGETS = {"text": 0.003, "recall": 0.03, "other": 0.01}

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from frontload.kvcache.codec import container
 from frontload.kvcache.codec.container import Header, PartEntry
-from frontload.kvcache.codec.device_profile import DeviceProfile
-from frontload.kvcache.codec.streams import head_of, new_head_depths, num_lanes, num_stripes
-from frontload.kvcache.codec.triton_encode_kernels import (
+from frontload.kvcache.codec.gpu.device_profile import DeviceProfile
+from frontload.kvcache.codec.gpu.encode_kernels import (
     CODE_FIELDS,
     MOVE_FIELDS,
     RESULT_FIELDS,
     encode_streams,
     pack_streams,
 )
+from frontload.kvcache.codec.streams import head_of, new_head_depths, num_lanes, num_stripes
 from frontload.kvcache.profile import LANES, Profile
 
 SPAN = 1024  # 16-bit units that a program moves at a time

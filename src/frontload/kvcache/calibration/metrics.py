@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from frontload.kvcache.blocks import Grouping
+from frontload.kvcache.calibration.blocks import Grouping
+from frontload.kvcache.calibration.statistics import Statistics
 from frontload.kvcache.layout import CacheLayout
 from frontload.kvcache.quality import Context
-from frontload.kvcache.statistics import Statistics
 
 Metric = Literal["fisher", "attention", "layers", "thirds", "none"]
 DISTANCES = 8  # of queries from keys, spread evenly over the prefix

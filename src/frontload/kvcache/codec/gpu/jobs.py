@@ -16,7 +16,7 @@ from torch import Tensor
 
 from frontload.kvcache.codec.container import DEFAULT, Limits, Malformed
 from frontload.kvcache.codec.decoding import parts_of, read_job
-from frontload.kvcache.codec.device_profile import DeviceProfile
+from frontload.kvcache.codec.gpu.device_profile import DeviceProfile
 from frontload.kvcache.codec.streams import Group, head_of
 from frontload.kvcache.profile import LANES, Profile
 
@@ -27,7 +27,7 @@ JOB_FIELDS = 4  # first block in `order`, blocks, depths, tiles
 
 @dataclass(frozen=True, kw_only=True)
 class Jobs:
-    """What one launch decodes; see `triton_kernels.decode_chunks`."""
+    """What one launch decodes; see `decode_kernels.decode_chunks`."""
 
     head: bool
     rows: int

@@ -1,0 +1,1 @@
+"""Comparing KV codecs on one model: bytes against loss."""

@@ -1,0 +1,1 @@
+"""The steps of calibration: sensitivities, blocks, transform, depths and levels."""

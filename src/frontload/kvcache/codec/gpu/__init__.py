@@ -1,0 +1,1 @@
+"""The same bytes on a GPU, in Triton."""

@@ -104,6 +104,7 @@ Stored = Annotated[Path, typer.Argument(help="A file that `kv encode` wrote.", s
 Text = Annotated[
     Path, typer.Option(help="A text file, a folder of them, or Parquet with a column `text`.")
 ]
+Replace = Annotated[bool, typer.Option("--replace", help="Write over the file that is there.")]
 ProfilePath = Annotated[
     Path | None,
     typer.Option("--profile", help="What `kv calibrate` wrote; MODEL/kv-profile.safetensors."),
@@ -123,11 +124,12 @@ def kv_calibrate(
     contexts: Annotated[int, typer.Option(help="How many contexts to measure.", min=8)] = 96,
     chunk_tokens: Annotated[int, typer.Option(help="Tokens coded together.", min=1)] = 256,
     seed: int = 0,
+    replace: Replace = False,
 ) -> None:
     """Measure a model once: transform, tables and levels, into a profile."""
     from frontload.kvcache.verbs import calibrate_verb
 
-    calibrate_verb(model, text, out, prefix_tokens, contexts, chunk_tokens, seed)
+    calibrate_verb(model, text, out, prefix_tokens, contexts, chunk_tokens, seed, replace)
 
 
 @kv.command("encode")
@@ -138,11 +140,12 @@ def kv_encode(
     profile: ProfilePath = None,
     exact: Annotated[bool, typer.Option(help="Store the bit-exact level, too.")] = True,
     tokens: Annotated[int | None, typer.Option(help="Only the first so many.", min=1)] = None,
+    replace: Replace = False,
 ) -> None:
     """Prefill a text and store its KV cache, all levels in one file."""
     from frontload.kvcache.verbs import encode_verb
 
-    encode_verb(model, text, out, profile, exact, tokens)
+    encode_verb(model, text, out, profile, exact, tokens, replace)
 
 
 @kv.command("decode")
@@ -153,11 +156,12 @@ def kv_decode(
     level: Annotated[
         int | None, typer.Option(help="0 is the coarsest; the best there is unless given.", min=0)
     ] = None,
+    replace: Replace = False,
 ) -> None:
     """Decode a stored cache to tensors."""
     from frontload.kvcache.verbs import decode_verb
 
-    decode_verb(stored, profile, out, level)
+    decode_verb(stored, profile, out, level, replace)
 
 
 @kv.command("inspect")

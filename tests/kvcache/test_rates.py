@@ -52,9 +52,12 @@ def test_nothing_is_extrapolated() -> None:
     assert saving(curve("a", 1.0), curve("b", 2.0), 1e-6) is None
 
 
-def test_a_lossless_level_bounds_any_loss_from_above() -> None:
+def test_a_lossless_level_says_nothing_about_a_loss_between() -> None:
     points = [*curve("a", 1.0), point("a", [16.0] * 40, [0.0] * 40)]
-    assert 8 < (bits_at(points, 1e-6) or 0) < 16
+    assert bits_at(points, 1e-6) is None
+    assert saving(points, points, 1e-6) is None
+    assert bits_at(points[-1:], 1e-6) is None
+    assert bits_at(points, 1e-2) == bits_at(points[:-1], 1e-2)
 
 
 def test_half_the_bits_at_every_loss_save_half() -> None:

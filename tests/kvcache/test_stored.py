@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from frontload.kvcache import stored
-from frontload.kvcache.anatomy import bits_by_layer, dissect, draw
+from frontload.kvcache.anatomy import bits_by_layer, dissect, draw, shares
 from frontload.kvcache.codec import container
 from frontload.kvcache.codec.chunk import encode_chunk
 from frontload.kvcache.codec.container import (
@@ -145,6 +146,20 @@ def test_bits_by_layer_are_what_the_tables_spend_on_the_integers() -> None:
     assert found.mean(axis=(0, 1)) * kv.num_values == pytest.approx(spent, rel=1e-9)
     framing = streams * 8 * (32 * 4 + 8 + 16) + len(chunks) * 8 * 64  # states, index, entry; header
     assert spent.sum() < written < 1.01 * spent.sum() + framing
+
+
+def test_a_components_bits_go_to_the_pieces_that_move_it() -> None:
+    profile = synthetic.profile()
+    assert shares(profile).sum(axis=2) == pytest.approx(1)
+    size, width = profile.block_size, profile.transform.pieces.shape[1]
+    straight = replace(
+        profile.transform,
+        forward=np.tile(np.eye(size, dtype=np.float32) / 2, (profile.num_blocks, 1, 1)),
+        inverse=np.tile(np.eye(size, dtype=np.int16), (profile.num_blocks, 1, 1)),
+        scale=np.full(profile.num_blocks, 2, np.float32),
+    )
+    own = np.repeat(np.eye(width), size // width, axis=0)  # channel k is component k
+    assert (shares(replace(profile, transform=straight)) == own).all()
 
 
 def test_bits_of_the_first_tokens_count_where_they_lie() -> None:

@@ -68,7 +68,17 @@ def test_a_coarser_level_is_another_cache_of_the_same_shape(folder: Path) -> Non
     with safe_open(out, "pt") as file:
         assert file.get_tensor("keys").shape[0] == 2
     with pytest.raises(ValueError, match="level"):
-        run("decode", kv_of(folder), "--profile", profile, "--out", out, "--level", 99)
+        run("decode", kv_of(folder), "--profile", profile, "--out", folder / "x", "--level", 99)
+
+
+def test_a_missing_file_says_what_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="kv encode"):
+        run("inspect", tmp_path / "none.kv")
+
+
+def test_an_unknown_rival_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no nope; there are cachegen"):
+        run("bench", tmp_path / "no-model", "--text", tmp_path / "no-text", "--rivals", "nope")
 
 
 def test_inspect_names_every_part_with_and_without_a_profile(folder: Path) -> None:
@@ -94,6 +104,22 @@ def test_another_models_profile_is_refused(folder: Path, tmp_path: Path) -> None
             "encode", tmp_path / "other", "--text", folder / "book.txt",
             "--out", tmp_path / "x.kv", "--profile", folder / "model" / PROFILE,
         )  # fmt: skip
+
+
+def test_what_is_there_is_replaced_only_on_demand(folder: Path) -> None:
+    profile, text = folder / "model" / PROFILE, folder / "book.txt"
+    stored = kv_of(folder).read_bytes()
+    with pytest.raises(ValueError, match=r"no other profile.*--replace"):
+        run("calibrate", folder / "model", "--text", text)
+    with pytest.raises(ValueError, match=r"exists.*--replace"):
+        run("encode", folder / "model", "--text", text, "--out", kv_of(folder))
+    out = folder / "twice.safetensors"
+    decode = ["decode", kv_of(folder), "--profile", profile, "--out", out]
+    run(*decode)
+    with pytest.raises(ValueError, match=r"exists.*--replace"):
+        run(*decode)
+    run(*decode, "--replace")
+    assert kv_of(folder).read_bytes() == stored
 
 
 def test_a_missing_profile_says_how_to_make_one(folder: Path, tmp_path: Path) -> None:

@@ -82,23 +82,39 @@ def bits_by_layer(profile: Profile, chunks: Sequence[bytes | memoryview]) -> np.
     Raises:
         ContainerError: an object is damaged, or another profile's.
     """
-    total, num_tokens = np.zeros((profile.num_blocks, profile.finest + 1)), 0
+    shape = (profile.num_blocks, profile.finest + 1, profile.block_size)
+    total, num_tokens = np.zeros(shape), 0
     for chunk in chunks:
         for run in stored_integers(profile, chunk):
             total[run.blocks] += _bits_by_part(profile, run)
         num_tokens += container.read_header(chunk).header.tokens
-    layout, pieces = profile.layout, profile.transform.pieces
+    layout = profile.layout
     of_piece = np.empty((layout.num_pieces, profile.finest + 1))
-    of_piece[pieces] = total[:, None] / pieces.shape[1]
+    of_piece[profile.transform.pieces] = np.einsum("bdk,bkp->bpd", total, shares(profile))
     of_layer = of_piece.reshape(2, layout.num_layers, layout.num_heads, -1).sum(axis=2)
     return of_layer / (num_tokens * layout.num_heads * layout.head_dim)
 
 
+def shares(profile: Profile) -> np.ndarray:
+    """float64 `[blocks, k, pieces of a block]`: how much of a component's variance is each piece's.
+
+    Component k is sum_j forward_kj x_j, and x_j moves with it by scale inverse_kj where components
+    are uncorrelated; so channel j accounts for forward_kj scale inverse_kj of its variance. These
+    sum to 1, since the matrices are each other's inverse; one that mostly cancels is negative.
+    """
+    transform = profile.transform
+    scale = transform.scale[:, None, None].astype(np.float64)
+    of_channel = transform.forward.astype(np.float64) * transform.inverse * scale
+    width = transform.pieces.shape[1]
+    found = of_channel.reshape(*of_channel.shape[:2], width, -1).sum(axis=-1)
+    return found / found.sum(axis=-1, keepdims=True)  # `forward` is rounded to float32
+
+
 def _bits_by_part(profile: Profile, run: StoredRun) -> np.ndarray:
-    """float64 `[blocks, depths]`, the depth that of the part."""
+    """float64 `[blocks, depths, k]`, the depth that of the part."""
     finest = run.integer.astype(np.int64) * 3 ** (profile.finest - run.depth)  # coarsens to itself
     by_set = [
-        tables.code_lengths(profile.tables, finest, table_set=which, blocks=run.blocks)
+        tables.component_lengths(profile.tables, finest, table_set=which, blocks=run.blocks)
         for which in (0, 1)
     ]
     bits = np.zeros(by_set[0].shape)

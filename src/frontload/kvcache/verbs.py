@@ -39,10 +39,12 @@ def calibrate_verb(
     contexts: int,
     chunk_tokens: int,
     seed: int,
+    replace: bool,
 ) -> None:
     """Measure `origin` and write its profile."""
     console = Console()
     out = out or _beside(origin, "--out")
+    _refuse_to_replace(out, replace, "what was stored with it can be decoded with no other profile")
     texts = read_texts(text)
     model, tokenizer = _load(origin)
     found = _contexts(model, tokenizer, texts, prefix_tokens, contexts, seed, console)
@@ -67,10 +69,17 @@ def calibrate_verb(
 
 
 def encode_verb(
-    origin: str, text: Path, out: Path, profile: Path | None, exact: bool, tokens: int | None
+    origin: str,
+    text: Path,
+    out: Path,
+    profile: Path | None,
+    exact: bool,
+    tokens: int | None,
+    replace: bool,
 ) -> None:
     """Prefill a text, store its cache, say what it cost."""
     console = Console()
+    _refuse_to_replace(out, replace)
     known = Profile.load(profile or _beside(origin, "--profile"))
     texts = read_texts(text)
     if len(texts) > 1:
@@ -89,8 +98,9 @@ def encode_verb(
     _print_drift(console, chunks)
 
 
-def decode_verb(path: Path, profile: Path, out: Path, level: int | None) -> None:
+def decode_verb(path: Path, profile: Path, out: Path, level: int | None, replace: bool) -> None:
     """Decode a file to a safetensors file."""
+    _refuse_to_replace(out, replace)
     known = Profile.load(profile)
     kv, state = stored.decode(known, read_file(path), level=level)
     with replacing(out) as unfinished:
@@ -207,6 +217,12 @@ def _load(origin: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model = load_model(origin).eval()
     tokenizer = AutoTokenizer.from_pretrained(origin, trust_remote_code=False)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def _refuse_to_replace(out: Path, replace: bool, why: str = "") -> None:
+    if out.exists() and not replace:
+        because = f" ({why})" if why else ""
+        raise ValueError(f"--out: {out} exists{because}; give another name, or --replace")
 
 
 def _beside(origin: str, option: str) -> Path:

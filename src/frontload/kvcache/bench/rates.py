@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from frontload.kvcache.quality import ContextLoss, Quality, summarize
 
-_SMALLEST_KL = 1e-9  # a lossless level's place on a logarithmic axis
+_SMALLEST_KL = 1e-9  # of a level that happens to lose nothing on the contexts drawn
 _DRAWS = 400
 
 
@@ -53,10 +53,11 @@ class Saving:
 def bits_at(points: Sequence[Point], kl: float) -> float | None:
     """Bits per value at which a codec's KL is `kl`: linear between levels in the KL's logarithm.
 
-    None if all levels lose more, or all lose less: then no level shows what that loss costs.
+    None if all levels lose more, or all lose less: then no level shows what that loss costs. A
+    lossless level shows it neither: its logarithm is minus infinity, and any line to it is made up.
     """
     bits, losses = _matrix(points)
-    return _interpolate(bits.mean(1), losses.mean(1), kl)
+    return _interpolate(bits.mean(1), losses.mean(1), kl) if len(bits) else None
 
 
 def saving(ours: Sequence[Point], rival: Sequence[Point], kl: float) -> Saving | None:
@@ -65,6 +66,8 @@ def saving(ours: Sequence[Point], rival: Sequence[Point], kl: float) -> Saving |
     None where either has no bits at that loss.
     """
     sides = [_matrix(points) for points in (ours, rival)]
+    if not all(len(bits) for bits, _ in sides):
+        return None
     everything = np.arange(sides[0][0].shape[1])
     rng = np.random.default_rng(0)
     drawn = [rng.choice(everything, len(everything)) for _ in range(_DRAWS)]
@@ -88,8 +91,8 @@ def _share(sides: Sequence[Side], chosen: NDArray[np.int64], kl: float) -> float
 
 
 def _matrix(points: Sequence[Point]) -> Side:
-    """(bits per value, KL), each [levels, contexts]."""
-    assert points
+    """(bits per value, KL) of the lossy levels, each [levels, contexts]."""
+    points = [p for p in points if any(loss.kl > 0 for loss in p.losses)]
     bits = [8 * np.array(p.num_bytes) / np.array(p.num_values) for p in points]
     return np.array(bits), np.array([[loss.kl for loss in p.losses] for p in points])
 

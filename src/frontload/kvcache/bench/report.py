@@ -60,12 +60,13 @@ def bits_table(
 
 
 def _bits(points: Sequence[Point], kl: float) -> str:
-    """Bits at that loss, or on which side of all levels they lie."""
+    """Bits at that loss, or on which side of all lossy levels they lie."""
     bits = bits_at(points, kl) if points else None
     if bits is not None or not points:
         return _number(bits)
-    rates = [point.bits_per_value for point in points]
-    too_lossy = all(point.quality.kl > kl for point in points)
+    lossy = [point for point in points if point.quality.kl > 0]
+    rates = [point.bits_per_value for point in lossy]
+    too_lossy = all(point.quality.kl > kl for point in lossy)
     return f"> {max(rates):.2f}" if too_lossy else f"< {min(rates):.2f}"
 
 

@@ -122,6 +122,17 @@ def ours(bench: Bench, settings: CalibrationSettings, report: Report) -> Profile
     return calibrate(bench.model, bench.calibration, settings, report)
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Refuse names that no rival has.
+
+    Raises:
+        ValueError: names those that there are.
+    """
+    unknown = set(names) - set(RIVALS)
+    if unknown:
+        raise ValueError(f"rivals: no {', '.join(sorted(unknown))}; there are {', '.join(RIVALS)}")
+
+
 def compare(
     bench: Bench, profile: Profile, names: Sequence[str], more: Sequence[Codec], report: Report
 ) -> tuple[list[Point], dict[str, Codec]]:
@@ -130,9 +141,7 @@ def compare(
     Raises:
         ValueError: there is no rival of that name.
     """
-    unknown = set(names) - set(RIVALS)
-    if unknown:
-        raise ValueError(f"rivals: no {', '.join(sorted(unknown))}; there are {', '.join(RIVALS)}")
+    check_names(names)
     rivals = (RIVALS[name](bench.layout, bench.runs) for name in names)
     codecs: dict[str, Codec] = {}
     points: list[Point] = []

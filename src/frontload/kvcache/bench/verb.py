@@ -60,6 +60,8 @@ def bench_verb(
         extras: also chunk sizes, rounds of encoding, deltas, and an ablation of our codec.
         search: also search for the best CacheGen.
     """
+    rivals = rivals or list(RIVALS)
+    bench_run.check_names(rivals)  # before the minutes of calibration
     console = Console(width=120)
     disable_progress_bar()
     with console.status("prefilling"):
@@ -74,7 +76,7 @@ def bench_verb(
 
     profile = bench_run.ours(bench, settings, report)
     searched = bench_run.best_cachegen(bench, report) if search else []
-    points, codecs = bench_run.compare(bench, profile, rivals or list(RIVALS), searched, report)
+    points, codecs = bench_run.compare(bench, profile, rivals, searched, report)
     for domain in bench.targets:
         console.print(points_table(points, domain))
     console.print(bits_table(points, bench.targets, ours="frontload"))
@@ -88,7 +90,7 @@ def bench_verb(
         "points": as_json(points),
     }
     if extras:
-        results |= _extras(bench, settings, profile, points, codecs, console)
+        results |= _extras(bench, settings, profile, points, codecs, console, report)
     _write(out, name, results, plot(points, bench.targets, title=profile.model_name))
     console.print(f"wrote {out / name}.json and .svg", highlight=False)
 
@@ -100,6 +102,7 @@ def _extras(
     points: list[Point],
     codecs: dict[str, Codec],
     console: Console,
+    report: bench_run.Report,
 ) -> dict[str, Any]:
     """What is printed after the comparison."""
     few: dict[str, Codec] = {"frontload": Layered(profile=profile, exact=False)}
@@ -112,7 +115,6 @@ def _extras(
     console.print(rounds_table(drifted))
     compared = bench_run.deltas(bench, profile)
     console.print(delta_table(compared))
-    report = lambda line: console.print(line, style="dim", highlight=False)  # noqa: E731
     whole = [replace(p, codec="whole") for p in points if p.codec == "frontload"]
     ablated = whole + bench_run.ablate(bench, settings, report)
     console.print(ablation_table(ablated, bench.targets))

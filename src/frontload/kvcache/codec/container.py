@@ -191,8 +191,11 @@ def read_file(path: Path, *, limits: Limits = DEFAULT) -> list[memoryview]:
 
     Raises:
         ContainerError: something in it is not a whole object.
+        ValueError: there is no such file.
         OSError: it cannot be read.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; `frontload kv encode` writes one")
     return list(iterate(path.read_bytes(), limits=limits))
 
 

@@ -132,7 +132,14 @@ def fit(coefficients: np.ndarray, birth: np.ndarray, finest: int) -> Tables:
 def code_lengths(
     tables: Tables, integer: np.ndarray, *, table_set: int = 0, blocks: np.ndarray | None = None
 ) -> np.ndarray:
-    """float64 `[blocks, depths]`: bits that the tables spend on the integers of each depth.
+    """float64 `[blocks, depths]`: bits of all components; see `component_lengths`."""
+    return component_lengths(tables, integer, table_set=table_set, blocks=blocks).sum(axis=-1)
+
+
+def component_lengths(
+    tables: Tables, integer: np.ndarray, *, table_set: int = 0, blocks: np.ndarray | None = None
+) -> np.ndarray:
+    """float64 `[blocks, depths, k]`: bits that the tables spend on the integers of each depth.
 
     Args:
         tables: of the profile.
@@ -142,33 +149,37 @@ def code_lengths(
     """
     chosen = np.arange(len(integer)) if blocks is None else blocks
     depths = tables.live.shape[1]
-    bits = np.zeros((len(integer), depths))
+    bits = np.zeros((len(integer), depths, integer.shape[2]))
     for i, b in enumerate(chosen):
         born = 0
         for depth in range(depths):
             live = tables.live[b, depth]
             at_depth = coarser(integer[i, :, :live].astype(np.int64), depths - 1 - depth)
-            bits[i, depth] = _alphabet_bits(tables, table_set, b, born, at_depth[:, born:])
-            bits[i, depth] += _trit_bits(tables.trits[table_set, b, :born, depth], at_depth, born)
+            bits[i, depth, born:live] = _alphabet_bits(
+                tables, table_set, b, born, at_depth[:, born:]
+            )
+            bits[i, depth, :born] = _trit_bits(
+                tables.trits[table_set, b, :born, depth], at_depth, born
+            )
             born = live
     return bits
 
 
 def _alphabet_bits(
     tables: Tables, table_set: int, block: int, first: int, integer: np.ndarray
-) -> float:
-    """Bits of components `first` to `first + n` of a block; integers `[tokens, n]`."""
+) -> np.ndarray:
+    """Bits of each of the components `first` to `first + n` of a block; integers `[tokens, n]`."""
     born = slice(first, first + integer.shape[1])
     largest, start = tables.largest[block, born], tables.start[block, born]
     escaped = abs(integer) > largest
     symbol = start + np.where(escaped, 2 * largest + 1, integer + largest)
     base = tables.base[table_set].astype(np.int64)
     count = base[symbol + 1] - base[symbol]
-    return float((TABLE_BITS - np.log2(count)).sum() + ESCAPE_BITS * escaped.sum())
+    return (TABLE_BITS - np.log2(count) + ESCAPE_BITS * escaped).sum(axis=0)
 
 
-def _trit_bits(table: np.ndarray, integer: np.ndarray, born: int) -> float:
-    """Bits of the trits of a block's first `born` components; table `[born, 2, 2]`."""
+def _trit_bits(table: np.ndarray, integer: np.ndarray, born: int) -> np.ndarray:
+    """Bits of the trits of each of a block's first `born` components; table `[born, 2, 2]`."""
     coarse = coarser(integer[:, :born])
     trit = integer[:, :born] - 3 * coarse
     relative = np.where(coarse == 0, trit, trit * np.sign(coarse)) + 1
@@ -176,7 +187,7 @@ def _trit_bits(table: np.ndarray, integer: np.ndarray, born: int) -> float:
     edges[..., 1:3] = table
     edges[..., 3] = TABLE_TOTAL
     count = np.diff(edges)[np.arange(born), (coarse != 0).astype(np.int64), relative]
-    return float((TABLE_BITS - np.log2(count)).sum())
+    return (TABLE_BITS - np.log2(count)).sum(axis=0)
 
 
 def _largest(histogram: _Histogram) -> int:
